@@ -1,0 +1,177 @@
+"""The two seams to the outside, a store of objects and a tracker of runs, with the fakes that tests use.
+
+The fakes keep the contract that the real adapters keep; `tests/contracts` holds both to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError, TrackingError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One stored object; `etag` changes whenever its content does."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+class Storage(Protocol):
+    """Objects by URI (`s3://bucket/key` or an absolute path). Every failure is a `StorageError` naming the URI."""
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All objects below the folder `prefix`, sorted by URI; empty if there is none. A missing bucket is an error."""
+        ...
+
+    def head(self, uri: str) -> ObjectInfo:
+        """Size and ETag; raises ObjectNotFoundError."""
+        ...
+
+    def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
+        """`size` bytes from `start`, or all to the end; never silently short.
+
+        Raises ObjectNotFoundError, ObjectChangedError if `etag` is given and no longer the object's, and StorageError
+        if the range asked for reaches past the end.
+        """
+        ...
+
+    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+        """Create or replace the object, wholly or not at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured value; `timestamp` is milliseconds since the epoch."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int
+
+
+class Run(Protocol):
+    """One tracked run that is being recorded."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    def log_metrics(self, metrics: Iterable[Metric]) -> None: ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+
+    def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
+        """Store files by path below the run's artifact root, such as `recipe/recipe.json`."""
+        ...
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        ...
+
+
+class Tracker(Protocol):
+    """Runs in experiments. Every failure is a `TrackingError` with the server's reason."""
+
+    def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> Run: ...
+
+    def open_run(self, run_id: str) -> Run:
+        """An existing run, to add to; raises TrackingError if there is none."""
+        ...
+
+
+class MemoryStorage:
+    """A store in a dict; counts requests, so that tests can show what was not read."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        self.requests.append(("list", prefix))
+        folder = prefix.rstrip("/") + "/"
+        return [self._info(uri) for uri in sorted(self.objects) if uri.startswith(folder)]
+
+    def head(self, uri: str) -> ObjectInfo:
+        self.requests.append(("head", uri))
+        self._content(uri)
+        return self._info(uri)
+
+    def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
+        self.requests.append(("read", uri))
+        content = self._content(uri)
+        if etag is not None and self._info(uri).etag != etag:
+            raise ObjectChangedError(f"{uri}: expected ETag {etag}, found {self._info(uri).etag}; scan again")
+        check_range(uri, start, size, len(content))
+        return content[start:] if size is None else content[start : start + size]
+
+    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+        self.requests.append(("write", uri))
+        self.objects[uri] = bytes(data)
+        return self._info(uri)
+
+    def _content(self, uri: str) -> bytes:
+        if uri not in self.objects:
+            raise ObjectNotFoundError(f"{uri}: no such object")
+        return self.objects[uri]
+
+    def _info(self, uri: str) -> ObjectInfo:
+        content = self.objects[uri]
+        return ObjectInfo(uri, len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
+def check_range(uri: str, start: int, size: int | None, available: int) -> None:
+    """Refuse a range that an object of `available` bytes cannot fill; every Storage applies it."""
+    wanted = start if size is None else start + size
+    if start < 0 or (size is not None and size < 0) or wanted > available:
+        raise StorageError(f"{uri}: expected at least {wanted} bytes, found {available}; the object may be truncated")
+
+
+@dataclass
+class MemoryRun:
+    """A run kept in memory; its attributes are what was logged."""
+
+    run_id: str
+    experiment: str
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: list[Metric] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    status: str = "RUNNING"
+
+    def log_metrics(self, metrics: Iterable[Metric]) -> None:
+        self.metrics.extend(metrics)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self.tags.update(tags)
+
+    def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
+        self.artifacts.update(artifacts)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        self.status = status
+
+
+class MemoryTracker:
+    """A tracker in a dict."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, MemoryRun] = {}
+        self._ids = itertools.count(1)
+
+    def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MemoryRun:
+        run = MemoryRun(f"run-{next(self._ids)}", experiment, name, dict(params), dict(tags))
+        self.runs[run.run_id] = run
+        return run
+
+    def open_run(self, run_id: str) -> MemoryRun:
+        if run_id not in self.runs:
+            raise TrackingError(f"run {run_id}: no such run")
+        return self.runs[run_id]
