@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -17,6 +18,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def pretty(value: Any) -> bytes:
-    """The form in which recipes and manifests are stored, for people to read: sorted keys, one field a line."""
-    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
+def pretty(document: Mapping[str, Any]) -> bytes:
+    """The form in which documents are stored, for people and for diffs: a line for each field and each list entry."""
+    return b"{\n" + b",\n".join(_field(key, document[key]) for key in sorted(document)) + b"\n}\n"
+
+
+def _field(key: str, value: Any) -> bytes:
+    name = canonical(key) + b": "
+    if isinstance(value, list | tuple) and value:
+        return name + b"[\n " + b",\n ".join(canonical(entry) for entry in value) + b"\n]"
+    return name + canonical(value)

@@ -17,6 +17,7 @@ SCHEMA_VERSION = 1
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+    """The document that is stored; its features follow from L, P and K."""
     features = packed_features(
         manifest.max_sequence_length, manifest.max_predictions_per_sequence, manifest.max_sequences_per_pack
     )
@@ -62,6 +63,7 @@ def manifest_from_json(document: Mapping[str, Any], uri: str) -> Manifest:
 
 
 def read_manifest(storage: Storage, uri: str) -> Manifest:
+    """The manifest stored at `uri`; raises InputError if it is none, StorageError if it cannot be read."""
     content = storage.read(uri)
     try:
         document = json.loads(content)
@@ -73,4 +75,5 @@ def read_manifest(storage: Storage, uri: str) -> Manifest:
 
 
 def write_manifest(storage: Storage, uri: str, manifest: Manifest) -> None:
+    """Store the manifest, which is what makes the dataset exist."""
     storage.write(uri, pretty(manifest_to_json(manifest)))

@@ -27,7 +27,7 @@ class Storage(Protocol):
     """Objects by URI (`s3://bucket/key` or an absolute path). Every failure is a `StorageError` naming the URI."""
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        """All objects below the folder `prefix`, sorted by URI; empty if there is none. A missing bucket is an error."""
+        """All objects below the folder `prefix`, sorted by URI; none is no error, a missing bucket is one."""
         ...
 
     def head(self, uri: str) -> ObjectInfo:

@@ -73,23 +73,46 @@ class Rejection:
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """What a scan learns of one raw shard; arrays have one entry per accepted record, in file order.
+    """What a scan learns of one raw shard's records; each array has one entry per record, in file order.
 
     `offsets` int64: byte offset of the record's frame in the uncompressed shard; `sizes` int32: payload bytes;
-    `lengths` int32: real tokens; `masked` int32: masked-token count. `sha256` digests the object's stored bytes.
+    `lengths` int32: real tokens; `masked` int32: masked-token count.
     """
 
     shard: RawShard
-    sha256: str
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
     masked: npt.NDArray[np.int32]
-    rejected: tuple[Rejection, ...] = ()
 
     @property
     def sequences(self) -> int:
         return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The record of a shard that is largest in something: its number, the offset of its frame, and how large."""
+
+    record: int
+    offset: int
+    value: int
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a scan learns of one raw shard as a whole.
+
+    `sha256` digests the object's stored bytes; `lengths` are (length, count, most masked tokens of one of them),
+    ascending by length.
+    """
+
+    shard: RawShard
+    sha256: str
+    sequences: int
+    lengths: tuple[tuple[int, int, int], ...]
+    longest: Extreme
+    most_masked: Extreme
 
 
 @dataclass(frozen=True)
@@ -125,14 +148,6 @@ class Histogram:
     @property
     def tokens(self) -> int:
         return sum(length * count for length, count in enumerate(self.counts, start=1))
-
-
-def add_histograms(histograms: Iterable[Histogram], max_sequence_length: int) -> Histogram:
-    """The histogram of all data together; each has `max_sequence_length` counts."""
-    total = [0] * max_sequence_length
-    for histogram in histograms:
-        total = [a + b for a, b in zip(total, histogram.counts, strict=True)]
-    return Histogram(tuple(total))
 
 
 @dataclass(frozen=True, order=True)
@@ -190,7 +205,8 @@ class Partition:
     """What is packed on its own: whole raw shards (`shards`, names below SOURCE, sorted) and their strategies.
 
     `input_id` digests what the strategies are solved from; `digest` digests that and the strategies, hence the
-    packed bytes, and names the folder of the partition's packed shards.
+    packed bytes, and names the folder of the partition's packed shards. `complete` is False if a time limit ended the
+    search for strategies.
     """
 
     input_id: str
@@ -198,6 +214,7 @@ class Partition:
     shards: tuple[str, ...]
     sequences: int
     strategies: tuple[Strategy, ...]
+    complete: bool = True
 
     @property
     def packs(self) -> int:
@@ -205,10 +222,13 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class ScannedShard:
-    """A raw shard as a recipe lists it."""
+class ListedShard:
+    """A raw shard as a recipe lists it, for auditors: where it was, which version, and what it held."""
 
-    shard: RawShard
+    name: str
+    uri: str
+    size: int
+    etag: str
     sha256: str
     sequences: int
 
@@ -222,7 +242,7 @@ class Recipe:
     producer: Mapping[str, str]
     parameters: Parameters
     fingerprint: str
-    shards: tuple[ScannedShard, ...]
+    shards: tuple[ListedShard, ...]
     histogram: Histogram
     strategies: tuple[Strategy, ...]
     partitions: tuple[Partition, ...]

@@ -1,0 +1,141 @@
+"""### Refresh a packed dataset
+
+Scans the raw TFRecord shards below **source**, solves the packing recipe, writes the packed shards below
+**destination** and commits them with a manifest. Only new or changed shards are read, and only the partitions that
+they touch are written; a run that finds nothing changed ends in seconds and emits no asset event.
+
+The recipe is an MLflow run in the experiment `packing-recipes`. The packed dataset is an asset, one for each
+destination; its events carry `recipe_id` and `manifest`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import AssetAlias, Param, dag, get_current_context, task
+from airflow.sdk.definitions.context import Context
+
+from packing.types import PARTITION_BYTES, SOLVERS
+from stowage_airflow import stages
+from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
+from stowage_airflow.connections import task_errors
+from stowage_airflow.settings import read_settings
+
+settings = read_settings()
+
+PLACE = r"^(s3://[^/]+(/.*)?|/.*)$"
+
+params = {
+    "source": Param(
+        settings.source or None,
+        type="string",
+        pattern=PLACE,
+        title="Source",
+        description="Raw TFRecord shards: `s3://bucket/prefix` or a folder that every worker sees.",
+        section="Dataset",
+    ),
+    "destination": Param(
+        settings.destination or None,
+        type="string",
+        pattern=PLACE,
+        title="Destination",
+        description="Where the packed dataset is kept; not below the source.",
+        section="Dataset",
+    ),
+    "max_sequence_length": Param(
+        512, type="integer", minimum=1, maximum=65536, description="Slots a pack (L).", section="Packing"
+    ),
+    "max_sequences_per_pack": Param(
+        3,
+        type="integer",
+        minimum=1,
+        maximum=65536,
+        description="Sequences that may share a pack (K).",
+        section="Packing",
+    ),
+    "max_predictions_per_sequence": Param(
+        76,
+        type="integer",
+        minimum=1,
+        maximum=65536,
+        description="Masked tokens of one sequence at most (P); a pack has room for P + K.",
+        section="Packing",
+    ),
+    "solver": Param(
+        "optimal",
+        type="string",
+        enum=list(SOLVERS),
+        description="`optimal` proves how close it is to the best; the others are the published baselines.",
+        section="Packing",
+    ),
+    "seed": Param(0, type="integer", minimum=0, description="Order of packs and sequences.", section="Packing"),
+    "partition_bytes": Param(
+        PARTITION_BYTES,
+        type="integer",
+        minimum=1,
+        description="Raw shards of at most this many stored bytes are packed together; bounds a task's memory.",
+        section="Packing",
+    ),
+}
+
+
+@dag(
+    dag_id="refresh_packed_dataset",
+    dag_display_name="Refresh packed dataset",
+    doc_md=__doc__,
+    schedule=settings.schedule,
+    catchup=False,
+    max_active_runs=1,  # one active refresh per destination
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": True},
+    params=params,
+    tags=["stowage", "packing"],
+)
+def refresh_packed_dataset() -> None:
+    """Wire the stages."""
+
+    @task
+    def list_shards(*, params: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        """Check the request and list the raw shards."""
+        with task_errors():
+            stages.check_request(params, get_current_context()["dag_run"].conf)
+        return stages.list_shards(params, settings.parallel_tasks)
+
+    @task
+    def scan(group: list[dict[str, Any]], *, params: dict[str, Any]) -> None:
+        """Index new raw shards."""
+        stages.scan_group(group, params)
+
+    @task
+    def solve(groups: list[list[dict[str, Any]]], *, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Solve the recipe and record it in MLflow."""
+        context: Context = get_current_context()
+        tags = {"airflow.dag_id": context["dag"].dag_id, "airflow.run_id": context["run_id"]}
+        solved, writes = stages.solve(groups, params, tags, settings.parallel_tasks)
+        context["ti"].xcom_push(key="solved", value=solved)
+        return writes
+
+    @task
+    def write(group: dict[str, Any], *, params: dict[str, Any]) -> None:
+        """Write packed shards."""
+        stages.write_group(group, params)
+
+    # The write is skipped when nothing changed; a failed one must still stop the commit.
+    @task(trigger_rule="none_failed", outlets=[AssetAlias(PACKED_DATASETS)])
+    def commit(*, params: dict[str, Any]) -> dict[str, str]:
+        """Store the manifest and emit the asset's event, if anything changed."""
+        context: Context = get_current_context()
+        solved = context["ti"].xcom_pull(task_ids="solve", key="solved")
+        committed = stages.commit(solved, params)
+        if not solved["unchanged"]:
+            asset = packed_dataset(params["destination"])
+            context["outlet_events"][AssetAlias(PACKED_DATASETS)].add(asset, extra=committed)
+        return committed
+
+    groups = list_shards()
+    solved = solve(groups)
+    scan.expand(group=groups) >> solved
+    write.expand(group=solved) >> commit()
+
+
+refresh_packed_dataset()

@@ -1,0 +1,256 @@
+"""`python -m packing`: the composition root of the stages for a shell.
+
+Results go to standard output, progress and errors to standard error; with `--json` the last line of standard output is
+one JSON object. The exit status is the error's (see `packing.errors`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from packing.adapters import open_storage, open_tracker
+from packing.errors import InputError, StowageError, UsageError
+from packing.parallel import StageMap, process_pool, serial
+from packing.pipeline import Refresh, histogram_of, refresh, solve_histogram
+from packing.ports import Storage
+from packing.progress import stage_progress
+from packing.recipe import recipe_bytes
+from packing.report import summary_rows, track_recipe
+from packing.scan import list_raw_shards, read_and_index
+from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, RawShard, Recipe, ShardSummary
+from packing.uris import absolute
+from packing.verify import require, verify_dataset
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.command(options)
+    except StowageError as exc:
+        _say(f"error: {exc}")
+        return exc.exit_status
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def scan(options: argparse.Namespace) -> dict[str, Any]:
+    """Read and validate every raw shard; keep nothing."""
+    storage, source = open_storage(), absolute(options.source)
+    shards = list_raw_shards(storage, source)
+    with _stage_map(storage, options.workers) as stage_map, stage_progress() as progress:
+        summaries: list[ShardSummary] = []
+        for summary in stage_map(_summarize, shards):
+            summaries.append(summary)
+            progress("scan", len(summaries), len(shards))
+    longest = max(summary.longest.value for summary in summaries)
+    histogram = histogram_of(summaries, max(longest, 1))
+    result = {
+        "shards": len(summaries),
+        "bytes": sum(summary.shard.size for summary in summaries),
+        "sequences": histogram.sequences,
+        "tokens": histogram.tokens,
+        "longest": longest,
+        "mean_length": histogram.tokens / max(histogram.sequences, 1),
+        "most_masked": max(summary.most_masked.value for summary in summaries),
+        "max_sequence_length": histogram.max_sequence_length,
+        "counts": list(histogram.counts),
+    }
+    _table(
+        [
+            (name.replace("_", " "), f"{value:,.6g}" if isinstance(value, float) else f"{value:,}")
+            for name, value in result.items()
+            if name not in ("counts", "max_sequence_length")
+        ]
+    )
+    return result
+
+
+def _summarize(storage: Storage, shard: RawShard) -> ShardSummary:
+    return read_and_index(storage, shard)[0]
+
+
+def solve(options: argparse.Namespace) -> dict[str, Any]:
+    """Solve a histogram from a file; the recipe then names no data."""
+    storage = open_storage()
+    histogram = _read_histogram(storage, absolute(options.histogram))
+    parameters = _parameters(options, max_sequence_length=histogram.max_sequence_length)
+    recipe = solve_histogram(parameters, histogram, options.time_limit)
+    storage.write(absolute(options.recipe), recipe_bytes(recipe))
+    _table(summary_rows(recipe))
+    return _result(recipe)
+
+
+def _read_histogram(storage: Storage, uri: str) -> Histogram:
+    try:
+        document = json.loads(storage.read(uri))
+        histogram = Histogram(tuple(document["counts"]))
+        expected = document["max_sequence_length"]
+    except (ValueError, KeyError, TypeError, UsageError) as exc:
+        raise InputError(
+            f'{uri}: expected {{"max_sequence_length": L, "counts": [L counts >= 0]}}, found something else ({exc})'
+        ) from exc
+    if histogram.max_sequence_length != expected:
+        raise InputError(f"{uri}: expected {expected} counts, found {histogram.max_sequence_length}")
+    return histogram
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Make or refresh a packed dataset."""
+    source, destination = absolute(options.source), absolute(options.destination)
+    parameters = _parameters(options, max_sequence_length=options.max_sequence_length)
+    storage, tracker = open_storage(), open_tracker(options.tracking_uri)
+    tracked = []
+    with _stage_map(storage, options.workers) as stage_map, stage_progress() as progress:
+        outcome = refresh(
+            storage,
+            stage_map,
+            source,
+            destination,
+            parameters,
+            time_limit=options.time_limit,
+            progress=progress,
+            on_recipe=lambda recipe: tracked.append(
+                track_recipe(tracker, recipe, source=source, destination=destination, tags={})
+            ),
+        )
+    for tracked_run in tracked:
+        tracked_run.set_tags({"stowage.manifest": outcome.manifest_uri})
+    _table([*summary_rows(outcome.recipe), *_refresh_rows(outcome)])
+    return {
+        "manifest": outcome.manifest_uri,
+        **_result(outcome.recipe),
+        "unchanged": outcome.unchanged,
+        "shards_scanned": outcome.shards_scanned,
+        "partitions_written": outcome.partitions_written,
+    }
+
+
+def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:
+    shards, partitions = len(outcome.recipe.shards), len(outcome.recipe.partitions)
+    return [
+        ("scanned", f"{outcome.shards_scanned} of {shards} raw shards, {shards - outcome.shards_scanned} reused"),
+        ("written", f"{outcome.partitions_written} of {partitions} partitions, the others reused"),
+        ("manifest", outcome.manifest_uri),
+    ]
+
+
+def verify(options: argparse.Namespace) -> dict[str, Any]:
+    """Check a packed dataset, and with --source that every raw sequence is in it exactly once."""
+    storage = open_storage()
+    source = absolute(options.source) if options.source else None
+    with _stage_map(storage, options.workers) as stage_map:
+        checks = verify_dataset(storage, stage_map, absolute(options.manifest), source)
+    for check in checks:
+        sys.stdout.write(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}\n")
+    if options.json and not all(check.passed for check in checks):
+        sys.stdout.write(json.dumps({"verified": False, "checks": [asdict(check) for check in checks]}) + "\n")
+    require(checks)
+    return {"verified": True, "checks": [asdict(check) for check in checks]}
+
+
+def _result(recipe: Recipe) -> dict[str, Any]:
+    names = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
+    return {"recipe_id": recipe.recipe_id, **{name: recipe.statistics[name] for name in names}}
+
+
+def _parameters(options: argparse.Namespace, *, max_sequence_length: int) -> Parameters:
+    return Parameters(
+        max_sequence_length=max_sequence_length,
+        max_sequences_per_pack=options.max_sequences_per_pack,
+        max_predictions_per_sequence=options.max_predictions_per_sequence,
+        solver=options.solver,
+        seed=options.seed,
+        partition_bytes=options.partition_bytes,
+    )
+
+
+@contextmanager
+def _stage_map(storage: Storage, workers: int) -> Iterator[StageMap]:
+    if workers < 1:
+        raise UsageError(f"workers: expected an integer >= 1, got {workers}")
+    if workers == 1:
+        yield serial(storage)
+    else:
+        with process_pool(workers, open_storage) as stage_map:
+            yield stage_map
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        sys.stdout.write(f"{name:{width}}  {value}\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m packing", description="Pack BERT pretraining data.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="end standard output with one line of JSON")
+        return sub
+
+    place = "a local folder or s3://bucket/prefix"
+    sub = add("scan", scan)
+    sub.add_argument("source", metavar="SOURCE", help=f"raw shards: {place}")
+    _add_workers(sub)
+
+    sub = add("solve", solve)
+    sub.add_argument("--histogram", required=True, metavar="FILE", help='{"max_sequence_length": L, "counts": [...]}')
+    sub.add_argument("--recipe", required=True, metavar="OUT", help="where to write the recipe")
+    _add_parameters(sub)
+
+    sub = add("run", run)
+    sub.add_argument("source", metavar="SOURCE", help=f"raw shards: {place}")
+    sub.add_argument("destination", metavar="DESTINATION", help=f"packed dataset: {place}")
+    sub.add_argument("--max-sequence-length", type=int, default=512, metavar="L", help="slots a pack [%(default)s]")
+    _add_parameters(sub)
+    _add_workers(sub)
+    sub.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        metavar="URI",
+        help="MLflow server for the recipe [MLFLOW_TRACKING_URI; none: not recorded]",
+    )
+
+    sub = add("verify", verify)
+    sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
+    sub.add_argument("--source", metavar="SOURCE", help="also look for every raw sequence below here")
+    _add_workers(sub)
+    return parser
+
+
+def _add_parameters(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--max-sequences-per-pack", type=int, default=3, metavar="K", help="[%(default)s]")
+    sub.add_argument("--max-predictions-per-sequence", type=int, default=76, metavar="P", help="[%(default)s]")
+    sub.add_argument("--solver", choices=SOLVERS, default="optimal", help="[%(default)s]")
+    sub.add_argument("--seed", type=int, default=0, help="order of packs and sequences [%(default)s]")
+    sub.add_argument("--time-limit", type=float, metavar="S", help="seconds for one solve; the best so far is kept")
+    sub.add_argument(
+        "--partition-bytes",
+        type=int,
+        default=PARTITION_BYTES,
+        metavar="N",
+        help="raw shards of at most N stored bytes are packed together [%(default)s]",
+    )
+
+
+def _add_workers(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes [%(default)s]")

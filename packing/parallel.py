@@ -1,0 +1,70 @@
+"""Running one stage function over many items: in this process with the storage at hand, or in worker processes.
+
+Workers open their own storage; results come back in the order of the items; an error in a worker is raised here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+from packing.errors import StowageError
+from packing.ports import Storage
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class StageMap(Protocol):
+    """`map` of a stage function over its items; the function gets a storage first."""
+
+    def __call__(self, function: Callable[[Storage, Item], Result], items: Sequence[Item]) -> Iterator[Result]: ...
+
+
+def serial(storage: Storage) -> StageMap:
+    """One item after the other, in this process."""
+
+    def run(function: Callable[[Storage, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        return (function(storage, item) for item in items)
+
+    return run
+
+
+@contextmanager
+def process_pool(workers: int, open_storage: Callable[[], Storage]) -> Iterator[StageMap]:
+    """`workers` processes, each with its own storage from `open_storage` (a module-level function)."""
+    # Forking a process that already runs threads (boto3, progress bars) can deadlock the child.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(open_storage,))
+
+    def run(function: Callable[[Storage, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        try:
+            yield from pool.map(partial(_in_worker, function), items)
+        except BrokenProcessPool as exc:
+            raise StowageError(
+                "a worker process died (out of memory, or killed); run again with fewer workers or smaller partitions"
+            ) from exc
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_storage: Storage | None = None
+
+
+def _start_worker(open_storage: Callable[[], Storage]) -> None:
+    global _storage  # noqa: PLW0603 - what a process pool's initializer makes can live nowhere else
+    _storage = open_storage()
+
+
+def _in_worker(function: Callable[[Storage, Item], Result], item: Item) -> Result:
+    if _storage is None:
+        raise StowageError("a worker process has no storage; this is a bug")
+    return function(_storage, item)

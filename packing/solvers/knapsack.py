@@ -1,0 +1,85 @@
+"""The most valuable packs of at most K sequences and L tokens, by exact integer dynamic programming.
+
+The best of k sequences splits the tokens between the best of k // 2 and the best of the others, a max-plus
+convolution of L^2 / 2 steps, so K sequences take about 2 log2(K) of them. Given duals as prices this prices the
+columns of the cutting-stock linear program, and the same values prove the bound: one computation for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+MAX_PACK_VALUE = 2**61
+_NOTHING = -(2**61)
+_ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """`values[c]`: the best value of at most `sequences` sequences in c tokens, 0 <= c <= L.
+
+    `split[c]` tokens go to the second of `halves`; for a single sequence, its length (0 for none).
+    """
+
+    sequences: int
+    values: Ints
+    split: Ints
+    halves: tuple[Completions, Completions] | None = None
+
+    def lengths(self, tokens: Ints) -> Ints:
+        """The packs behind `values[tokens]`: int64[len(tokens), at most `sequences`], 0 where nothing is placed."""
+        split = self.split[tokens]
+        if self.halves is None:
+            return split[:, None]
+        first, second = self.halves
+        return np.hstack((first.lengths(tokens - split), second.lengths(split)))
+
+
+def completions(prices: Ints, max_sequences: int) -> Completions:
+    """The best completions by at most `max_sequences` sequences; `prices` int64[L + 1] by length, `prices[0]` = 0.
+
+    A length with price 0 is never used. Prices must be such that no pack is worth `MAX_PACK_VALUE` or more.
+    """
+    tokens = len(prices)
+    values = np.maximum.accumulate(prices)
+    rises = np.flatnonzero(values[1:] > values[:-1]) + 1
+    single = np.zeros(tokens, dtype=np.int64)
+    single[rises] = rises
+    known = {
+        0: Completions(0, np.zeros(tokens, dtype=np.int64), np.zeros(tokens, dtype=np.int64)),
+        1: Completions(1, values, np.maximum.accumulate(single)),
+    }
+    return _at_most(max_sequences, known)
+
+
+def _at_most(sequences: int, known: dict[int, Completions]) -> Completions:
+    if sequences not in known:
+        first = _at_most(sequences // 2, known)
+        second = _at_most(sequences - sequences // 2, known)
+        joined = _join(first, second)
+        # As many sequences as `second` holds are enough: nothing is gained by this many, so not by more.
+        known[sequences] = second if np.array_equal(joined.values, second.values) else joined
+    return known[sequences]
+
+
+def _join(first: Completions, second: Completions) -> Completions:
+    """Split every number of tokens in the best way; rows are taken in blocks that stay in the processor's cache."""
+    tokens = len(first.values)
+    padded = np.concatenate((np.full(tokens, _NOTHING), first.values))
+    values, split = np.empty_like(first.values), np.empty_like(first.values)
+    stride = padded.strides[0]
+    for low in range(0, tokens, _ROWS_AT_ONCE):
+        high = min(low + _ROWS_AT_ONCE, tokens)
+        # remaining[i, s] = first.values[low + i - s], or _NOTHING where s exceeds low + i
+        remaining = np.lib.stride_tricks.as_strided(
+            padded[tokens + low :], shape=(high - low, high), strides=(stride, -stride), writeable=False
+        )
+        joined = remaining + second.values[:high]
+        split[low:high] = joined.argmax(axis=1)
+        values[low:high] = joined[np.arange(high - low), split[low:high]]
+    return Completions(first.sequences + second.sequences, values, split, (first, second))

@@ -1,0 +1,78 @@
+"""Airflow's connections as Stowage's adapters, and as the environment of a training process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from packing.errors import StorageError, StowageError, TrackingError
+
+if TYPE_CHECKING:
+    from packing.ports import Storage, Tracker
+
+AWS_CONNECTION = "aws_default"
+MLFLOW_CONNECTION = "mlflow_default"
+
+
+def open_storage() -> Storage:
+    """The store of `aws_default`; local paths work as well."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    from packing.adapters import RoutedStorage
+    from packing.adapters.s3 import client_config
+
+    def connect() -> object:
+        return S3Hook(aws_conn_id=AWS_CONNECTION, config=client_config()).conn
+
+    return RoutedStorage(connect)
+
+
+def open_tracker() -> Tracker:
+    """The MLflow server of `mlflow_default`."""
+    from packing.adapters import open_tracker as open_by_uri
+
+    return open_by_uri(mlflow_uri())
+
+
+def mlflow_uri() -> str:
+    """The tracking server's URL, from the connection's type (http or https), host and port."""
+    from airflow.sdk import Connection
+
+    connection = Connection.get(MLFLOW_CONNECTION)
+    if not connection.host:
+        raise TrackingError(f"connection {MLFLOW_CONNECTION}: expected a host, found none; set it in Airflow")
+    port = f":{connection.port}" if connection.port else ""
+    return f"{connection.schema or connection.conn_type}://{connection.host}{port}"
+
+
+def training_environment() -> dict[str, str]:
+    """What a training process needs to reach the store and MLflow; secrets pass through its environment only."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook(aws_conn_id=AWS_CONNECTION)
+    credentials = hook.get_credentials()
+    if credentials is None:
+        raise StorageError(f"connection {AWS_CONNECTION}: expected credentials, found none; set them in Airflow")
+    values = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
+        "AWS_ENDPOINT_URL": hook.conn_config.get_service_endpoint_url("s3"),
+        "AWS_DEFAULT_REGION": hook.region_name,
+        "MLFLOW_TRACKING_URI": mlflow_uri(),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Fail at once where a retry would fail in the same way; let storage and tracking errors be retried."""
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    try:
+        yield
+    except (StorageError, TrackingError) as exc:
+        raise AirflowException(str(exc)) from exc
+    except StowageError as exc:
+        raise AirflowFailException(str(exc)) from exc

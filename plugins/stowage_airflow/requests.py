@@ -1,0 +1,36 @@
+"""What a DAG run was asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from packing.errors import UsageError
+
+
+def check_options(params: Mapping[str, Any], conf: Mapping[str, Any] | None) -> None:
+    """Refuse unknown options of a run's conf, which Airflow accepts silently."""
+    if unknown := sorted(set(conf or {}) - set(params)):
+        raise UsageError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(sorted(params))}")
+
+
+def choose_manifest(
+    params: Mapping[str, Any], conf: Mapping[str, Any] | None, events: Mapping[Any, Iterable[Any]] | None
+) -> dict[str, str]:
+    """`manifest` as named by hand, or else by the newest of the asset's events that started the run, and `model_dir`.
+
+    Several events may have been coalesced into one run; the newest version supersedes the others.
+    """
+    from packing.uris import absolute
+
+    check_options(params, conf)
+    newest = max(
+        (event for found in (events or {}).values() for event in found), key=lambda e: e.timestamp, default=None
+    )
+    manifest = params["data"] or (newest.extra.get("manifest") if newest else None)
+    if not manifest:
+        raise UsageError("data: expected the URI of a manifest, got nothing and no asset event; fill it in")
+    if not params["model_dir"]:
+        raise UsageError("model_dir: expected a folder, got nothing; fill it in or set STOWAGE_TRAIN_MODEL_DIR")
+    version = manifest.rsplit("/", 1)[-1].removesuffix(".json")[:12]
+    return {"manifest": absolute(manifest), "model_dir": f"{params['model_dir'].rstrip('/')}/{version}"}

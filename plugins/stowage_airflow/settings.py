@@ -1,0 +1,41 @@
+"""Where data is, when to refresh it and how to train on it; read from the environment when DAG files are parsed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Defaults of the DAGs' forms; each form field can still be changed when a run is triggered by hand."""
+
+    source: str
+    destination: str
+    schedule: str | None
+    parallel_tasks: int
+    train_model: str
+    train_model_dir: str
+    train_vocab_size: int
+    train_steps: int
+    train_sequences_per_step: int
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings from `STOWAGE_*` variables."""
+
+    def get(name: str, default: str) -> str:
+        return environment.get(f"STOWAGE_{name}", default)
+
+    return Settings(
+        source=get("SOURCE", ""),
+        destination=get("DESTINATION", ""),
+        schedule=get("SCHEDULE", "") or None,
+        parallel_tasks=int(get("PARALLEL_TASKS", "4")),
+        train_model=get("TRAIN_MODEL", "base"),
+        train_model_dir=get("TRAIN_MODEL_DIR", ""),
+        train_vocab_size=int(get("TRAIN_VOCAB_SIZE", "30522")),
+        train_steps=int(get("TRAIN_STEPS", "1000")),
+        train_sequences_per_step=int(get("TRAIN_SEQUENCES_PER_STEP", "256")),
+    )

@@ -1,0 +1,176 @@
+"""The pipeline's stages as bodies of tasks.
+
+A task gets URIs, names and digests, never data; what it makes, it leaves in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from packing.errors import UsageError
+from stowage_airflow.connections import open_storage, open_tracker, task_errors
+from stowage_airflow.groups import balanced_groups
+from stowage_airflow.requests import check_options
+
+if TYPE_CHECKING:
+    from packing.ports import Storage
+    from packing.types import Parameters, RawShard, Recipe
+
+log = logging.getLogger(__name__)
+
+Group = dict[str, Any]
+
+PARAMETERS = (
+    "max_sequence_length",
+    "max_sequences_per_pack",
+    "max_predictions_per_sequence",
+    "solver",
+    "seed",
+    "partition_bytes",
+)
+
+
+def check_request(params: Mapping[str, Any], conf: Mapping[str, Any] | None) -> None:
+    """Refuse a request that names unknown options (Airflow accepts them silently) or places that cannot work."""
+    from packing.pipeline import check_locations
+    from packing.uris import absolute
+
+    check_options(params, conf)
+    for name in ("source", "destination"):
+        if not params[name]:
+            raise UsageError(
+                f"{name}: expected s3://bucket/prefix, got nothing; fill it in or set STOWAGE_{name.upper()}"
+            )
+    check_locations(absolute(params["source"]), absolute(params["destination"]))
+    parameters_of(params)
+
+
+def parameters_of(params: Mapping[str, Any]) -> Parameters:
+    """The packing parameters of a DAG run."""
+    from packing.types import Parameters
+
+    return Parameters(**{name: params[name] for name in PARAMETERS})
+
+
+def list_shards(params: Mapping[str, Any], parallel_tasks: int) -> list[list[Group]]:
+    """The raw shards, pinned by ETag, in groups for the scan."""
+    from packing.scan import list_raw_shards
+    from packing.uris import absolute
+
+    with task_errors():
+        shards = list_raw_shards(open_storage(), absolute(params["source"]))
+    log.info("%d raw shards, %d bytes", len(shards), sum(shard.size for shard in shards))
+    return [[asdict(shard) for shard in group] for group in balanced_groups(shards, lambda s: s.size, parallel_tasks)]
+
+
+def scan_group(group: Sequence[Group], params: Mapping[str, Any]) -> None:
+    """Index each raw shard of the group that has no index yet."""
+    from packing.scan import scan_shard
+    from packing.types import RawShard
+    from packing.uris import absolute
+
+    with task_errors():
+        storage = open_storage()
+        for entry in group:
+            summary = scan_shard(storage, RawShard(**entry), destination=absolute(params["destination"]))
+            log.info("%s: %d sequences", summary.shard.uri, summary.sequences)
+
+
+def solve(
+    groups: Sequence[Sequence[Group]], params: Mapping[str, Any], tags: Mapping[str, str], parallel_tasks: int
+) -> tuple[dict[str, Any], list[Group]]:
+    """The recipe as (`recipe_id`, `unchanged`, MLflow's `run_id`), and groups of its partitions for the write.
+
+    Without a change there is nothing to write, and no new MLflow run.
+    """
+    from packing.parallel import serial
+    from packing.pipeline import find_current, solve_recipe
+    from packing.report import track_recipe
+    from packing.scan import scan_shard
+    from packing.types import RawShard
+    from packing.uris import absolute
+
+    source, destination, parameters = absolute(params["source"]), absolute(params["destination"]), parameters_of(params)
+    with task_errors():
+        storage = open_storage()
+        shards = [RawShard(**entry) for group in groups for entry in group]
+        summaries = [scan_shard(storage, shard, destination=destination) for shard in shards]
+        if current := find_current(storage, destination, parameters, summaries):
+            _log_recipe(current)
+            log.info("nothing changed: the packed dataset of this recipe is complete")
+            return {"recipe_id": current.recipe_id, "unchanged": True, "run_id": ""}, []
+        recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries)
+        _log_recipe(recipe)
+        run = track_recipe(open_tracker(), recipe, source=source, destination=destination, tags=tags)
+    sizes = {shard.name: shard.size for shard in shards}
+    grouped = balanced_groups(recipe.partitions, lambda p: sum(sizes[name] for name in p.shards), parallel_tasks)
+    writes = [{"recipe_id": recipe.recipe_id, "partitions": [p.digest for p in group]} for group in grouped]
+    return {"recipe_id": recipe.recipe_id, "unchanged": False, "run_id": run.run_id}, writes
+
+
+def write_group(group: Group, params: Mapping[str, Any]) -> None:
+    """Write the partitions of the group that the store does not hold completely."""
+    from packing.pipeline import write_if_missing
+    from packing.uris import absolute
+
+    destination = absolute(params["destination"])
+    with task_errors():
+        storage = open_storage()
+        recipe = _recipe(storage, destination, group["recipe_id"])
+        raw_shards = _raw_shards(recipe)
+        wanted = set(group["partitions"])
+        for partition in recipe.partitions:
+            if partition.digest in wanted:
+                written = write_if_missing(
+                    storage,
+                    partition,
+                    destination=destination,
+                    parameters=recipe.parameters,
+                    raw_shards=raw_shards,
+                )
+                log.info(
+                    "partition %s: %d packs %s",
+                    partition.digest[:12],
+                    partition.packs,
+                    "written" if written else "reused",
+                )
+
+
+def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Check that all partitions are there, store the manifest and tell MLflow; `recipe_id` and `manifest`."""
+    from packing import pipeline
+    from packing.uris import absolute
+
+    destination = absolute(params["destination"])
+    with task_errors():
+        storage = open_storage()
+        recipe = _recipe(storage, destination, solved["recipe_id"])
+        uri = pipeline.manifest_uri(destination, recipe.recipe_id)
+        if not solved["unchanged"]:
+            pipeline.commit(storage, destination, recipe)
+            open_tracker().open_run(solved["run_id"]).set_tags({"stowage.manifest": uri})
+    _log_recipe(recipe)
+    log.info("manifest: %s", uri)
+    return {"recipe_id": recipe.recipe_id, "manifest": uri}
+
+
+def _recipe(storage: Storage, destination: str, recipe_id: str) -> Recipe:
+    from packing.recipe import read_recipe, recipe_uri
+
+    return read_recipe(storage, recipe_uri(destination, recipe_id))
+
+
+def _raw_shards(recipe: Recipe) -> dict[str, RawShard]:
+    from packing.types import RawShard
+
+    return {shard.name: RawShard(shard.name, shard.uri, shard.size, shard.etag) for shard in recipe.shards}
+
+
+def _log_recipe(recipe: Recipe) -> None:
+    from packing.report import summary_rows
+
+    for name, value in summary_rows(recipe):
+        log.info("%-20s %s", name, value)

@@ -1,0 +1,248 @@
+"""A whole refresh in memory: what it makes, what it reuses, and what it leaves behind when it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from packing.adapters import open_storage
+from packing.errors import InputError, ObjectChangedError, RecordError, StowageError, UsageError
+from packing.parallel import process_pool, serial
+from packing.pipeline import Refresh, commit, refresh, solve_recipe
+from packing.ports import MemoryStorage
+from packing.scan import list_raw_shards, scan_shard
+from packing.types import Parameters, Recipe
+from packing.verify import require, verify_dataset
+from packing.write import write_partition
+from tests.builders import random_sizes, raw_shard, store_with
+
+WIKIPEDIA = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikipedia"
+SMALL = Parameters(max_sequence_length=64, max_predictions_per_sequence=10, partition_bytes=40_000)
+
+
+def some_shards(count: int = 6, sequences: int = 30) -> dict[str, bytes]:
+    return {f"part-{i}": raw_shard(random_sizes(sequences, seed=i), seed=i) for i in range(count)}
+
+
+def pack(storage: MemoryStorage, parameters: Parameters = SMALL) -> Refresh:
+    return refresh(storage, serial(storage), "/raw", "/out", parameters)
+
+
+def packed_bytes(storage: MemoryStorage) -> dict[str, bytes]:
+    return {uri: content for uri, content in storage.objects.items() if uri.startswith("/out/shards/")}
+
+
+def manifests(storage: MemoryStorage) -> list[str]:
+    return [uri for uri in storage.objects if uri.startswith("/out/manifests/")]
+
+
+def raw_reads(storage: MemoryStorage) -> set[str]:
+    return {uri for kind, uri in storage.requests if kind == "read" and uri.startswith("/raw/")}
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.lists(st.integers(1, 64), max_size=25), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.sampled_from(["optimal", "nnls", "spfhp", "lpfhp"]),
+    st.integers(0, 3),
+)
+def test_every_sequence_is_packed_exactly_once(shards: list[list[int]], k: int, solver: str, seed: int) -> None:
+    if not any(shards) or (solver == "nnls" and k > 3):
+        return
+    contents = {
+        f"s{i}": raw_shard([(length, min(10, length // 4)) for length in lengths], seed=i)
+        for i, lengths in enumerate(shards)
+    }
+    storage = store_with(contents)
+    parameters = Parameters(
+        max_sequence_length=64,
+        max_sequences_per_pack=k,
+        max_predictions_per_sequence=16,
+        solver=solver,
+        seed=seed,
+        partition_bytes=20_000,
+    )
+    outcome = pack(storage, parameters)
+    checks = verify_dataset(storage, serial(storage), outcome.manifest_uri, "/raw")
+    assert len(checks) == 3
+    require(checks)
+    assert outcome.manifest.sequences == sum(map(len, shards))
+    assert outcome.manifest.packs >= outcome.recipe.statistics["lower_bound"]
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_order_of_arrival() -> None:
+    shards = some_shards()
+    one, other = store_with(shards), store_with(dict(reversed(shards.items())))
+    assert pack(one).recipe.recipe_id == pack(other).recipe.recipe_id
+    assert packed_bytes(one) == packed_bytes(other)
+    assert len(packed_bytes(one)) > 1
+
+
+def test_another_seed_gives_the_same_packs_in_another_order() -> None:
+    one, other = store_with(some_shards()), store_with(some_shards())
+    first, second = pack(one), pack(other, Parameters(**{**vars(SMALL), "seed": 1}))
+    assert first.recipe.recipe_id != second.recipe.recipe_id
+    assert first.recipe.strategies == second.recipe.strategies
+    assert sorted(packed_bytes(one).values()) != sorted(packed_bytes(other).values())
+
+
+def test_a_place_is_no_part_of_a_recipe() -> None:
+    one = store_with(some_shards())
+    other = store_with(some_shards(), source="/elsewhere")
+    outcome = refresh(other, serial(other), "/elsewhere", "/there", SMALL)
+    assert outcome.recipe.recipe_id == pack(one).recipe.recipe_id
+    assert sorted(packed_bytes(one).values()) == sorted(
+        content for uri, content in other.objects.items() if uri.startswith("/there/shards/")
+    )
+
+
+def test_nothing_changed_reads_and_writes_nothing() -> None:
+    storage = store_with(some_shards())
+    first = pack(storage)
+    storage.requests.clear()
+    second = pack(storage)
+    assert second.unchanged
+    assert second.manifest == first.manifest
+    assert not raw_reads(storage)
+    assert not [uri for kind, uri in storage.requests if kind == "write"]
+
+
+def test_a_new_shard_costs_its_own_partition() -> None:
+    shards = some_shards(count=12)
+    storage = store_with(shards)
+    before = pack(storage)
+    storage.write("/raw/part-new", raw_shard(random_sizes(30, seed=99), seed=99))
+    storage.requests.clear()
+    after = pack(storage)
+    kept = {p.digest for p in before.recipe.partitions} & {p.digest for p in after.recipe.partitions}
+    rewritten = [p for p in after.recipe.partitions if p.digest not in kept]
+    assert len(kept) >= 2
+    assert after.shards_scanned == 1
+    assert after.partitions_written == len(rewritten)
+    assert raw_reads(storage) == {f"/raw/{name}" for partition in rewritten for name in partition.shards}
+    require(verify_dataset(storage, serial(storage), after.manifest_uri, "/raw"))
+    require(verify_dataset(storage, serial(storage), before.manifest_uri))
+
+
+def test_a_lost_packed_shard_is_written_again() -> None:
+    storage = store_with(some_shards())
+    outcome = pack(storage)
+    before = packed_bytes(storage)
+    del storage.objects[outcome.manifest.shards[0].uri]
+    again = pack(storage)
+    assert again.partitions_written == 1
+    assert packed_bytes(storage) == before
+
+
+def test_a_replaced_raw_shard_stops_the_write_and_leaves_no_manifest() -> None:
+    storage = store_with(some_shards())
+    shards = list_raw_shards(storage, "/raw")
+    summaries = [scan_shard(storage, shard, destination="/out") for shard in shards]
+    recipe = solve_recipe(storage, serial(storage), "/out", SMALL, summaries)
+    storage.write("/raw/part-3", raw_shard(random_sizes(30, seed=77), seed=77))
+    by_name = {shard.name: shard for shard in shards}
+    (partition,) = [p for p in recipe.partitions if "part-3" in p.shards]
+    with pytest.raises(ObjectChangedError, match="/raw/part-3"):
+        write_partition(storage, partition, destination="/out", parameters=SMALL, raw_shards=by_name)
+    with pytest.raises(StowageError, match="incomplete"):
+        commit(storage, "/out", recipe)
+    assert not manifests(storage)
+
+
+def test_masked_tokens_that_fit_nowhere_are_found_before_anything_is_written() -> None:
+    storage = store_with({"a": raw_shard([(10, 10)] * 30), "b": raw_shard([(64, 1)] * 30, seed=1)})
+    parameters = Parameters(max_sequence_length=64, max_sequences_per_pack=3, max_predictions_per_sequence=10)
+    with pytest.raises(InputError, match="at most 13 masked tokens each"):
+        pack(storage, parameters)
+    assert not packed_bytes(storage)
+    assert not manifests(storage)
+
+
+@pytest.mark.parametrize(
+    ("shards", "parameters", "error", "message"),
+    [
+        ({}, SMALL, InputError, "/raw: expected raw TFRecord shards, found none"),
+        ({"a": b""}, SMALL, InputError, "expected at least one sequence"),
+        ({"a": b"no tfrecord at all"}, SMALL, RecordError, "/raw/a: record 0 at offset 0"),
+        ({"a": raw_shard([(9, 1)] * 5)[:-3]}, SMALL, RecordError, "/raw/a: record 4"),
+        ({"a": raw_shard([(64, 1)])}, Parameters(max_sequence_length=63), RecordError, "at most 63 tokens, found 64"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_manifest(
+    shards: dict[str, bytes], parameters: Parameters, error: type[Exception], message: str
+) -> None:
+    storage = store_with(shards)
+    with pytest.raises(error, match=message):
+        pack(storage, parameters)
+    assert not manifests(storage)
+    assert not packed_bytes(storage)
+
+
+def test_a_destination_below_the_source_is_refused() -> None:
+    storage = store_with(some_shards(1))
+    for destination in ("/raw", "/raw/packed"):
+        with pytest.raises(UsageError, match="below"):
+            refresh(storage, serial(storage), "/raw", destination, SMALL)
+    refresh(storage, serial(storage), "/raw", "/raw-packed", SMALL)
+
+
+def test_the_recipe_is_announced_before_any_pack_is_written() -> None:
+    storage = store_with(some_shards(2))
+    seen: list[tuple[Recipe, int]] = []
+    refresh(
+        storage,
+        serial(storage),
+        "/raw",
+        "/out",
+        SMALL,
+        on_recipe=lambda recipe: seen.append((recipe, len(packed_bytes(storage)))),
+    )
+    ((recipe, written),) = seen
+    assert written == 0
+    assert f"/out/recipes/{recipe.recipe_id}.json" in storage.objects
+
+
+def test_the_pointer_names_the_newest_manifest() -> None:
+    storage = store_with(some_shards(2))
+    outcome = pack(storage)
+    latest = json.loads(storage.objects["/out/latest.json"])
+    assert latest == {"manifest": outcome.manifest_uri, "recipe_id": outcome.recipe.recipe_id}
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name, content in some_shards().items():
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / name).write_bytes(content)
+    digests = []
+    for workers in (1, 3):
+        with process_pool(workers, open_storage) as stage_map:
+            outcome = refresh(open_storage(), stage_map, f"{tmp_path}/raw", f"{tmp_path}/out-{workers}", SMALL)
+        digests.append([shard.sha256 for shard in outcome.manifest.shards])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_arrives_with_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_bytes(raw_shard([(9, 1)] * 5)[:-3])
+    with process_pool(2, open_storage) as stage_map, pytest.raises(RecordError) as caught:
+        refresh(open_storage(), stage_map, f"{tmp_path}/raw", f"{tmp_path}/out", SMALL)
+    assert caught.value.record == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="the Wikipedia sample is not here")
+def test_the_wikipedia_sample_is_packed_and_verified(tmp_path: Path) -> None:
+    with process_pool(2, open_storage) as stage_map:
+        outcome = refresh(open_storage(), stage_map, str(WIKIPEDIA), str(tmp_path / "out"), Parameters())
+        checks = verify_dataset(open_storage(), stage_map, outcome.manifest_uri, str(WIKIPEDIA))
+    require(checks)
+    assert len(checks) == 3
+    assert outcome.manifest.sequences == 13_827
+    assert outcome.recipe.statistics["gap"] <= 1
