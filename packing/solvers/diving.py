@@ -12,10 +12,12 @@ from packing.solvers import lpfhp
 from packing.solvers.column_generation import Relaxation
 from packing.solvers.filling import fill
 from packing.solvers.master import Floats, LinearSolution
+from packing.solvers.tail import pack_tail
 from packing.types import Histogram, Strategy
 
 _ROUNDS_PER_DIVE = 10
 _NEARLY_ONE = 0.7
+_TAIL_PACKS, _TAIL_STEPS = 400, 5000
 
 
 def dive(
@@ -33,6 +35,10 @@ def dive(
         filled, rest = fill(_rounded(relaxation.packs, solution.uses, rest), rest)
         placed += filled
         yield placed + lpfhp.pack(rest, max_sequences_per_pack)
+        room = target - sum(pack.count for pack in placed)
+        tail = pack_tail(rest, max_sequences_per_pack, room, _TAIL_STEPS) if room <= _TAIL_PACKS else None
+        if tail is not None:
+            yield placed + tail
         if not rest.sequences or time.monotonic() >= deadline:
             return
         relaxed = relaxation.solve(rest, deadline, _ROUNDS_PER_DIVE)

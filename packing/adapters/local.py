@@ -1,0 +1,84 @@
+"""Objects as files of this machine: absolute paths, atomic writes, ETags from size, time and inode."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
+from packing.ports import ObjectInfo, check_range
+
+_TEMPORARY = ".stowage-"
+"""Prefix of files that are being written; a listing leaves them out."""
+
+
+class LocalStorage:
+    """`Storage` over a file system."""
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All files below `prefix`; a folder that does not exist holds none, as with an S3 prefix."""
+        with _translated(prefix):
+            return sorted(self._walk(prefix), key=lambda info: info.uri)
+
+    def _walk(self, folder: str) -> Iterator[ObjectInfo]:
+        if not Path(folder).is_dir():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from self._walk(entry.path)
+                elif not entry.name.startswith(_TEMPORARY):
+                    yield _info(entry.path, entry.stat())
+
+    def head(self, uri: str) -> ObjectInfo:
+        with _translated(uri):
+            return _info(uri, os.stat(uri))  # noqa: PTH116 - the same call as for an open file
+
+    def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
+        with _translated(uri), open(uri, "rb") as file:  # noqa: PTH123 - URIs are text
+            found = _info(uri, os.fstat(file.fileno()))
+            if etag is not None and found.etag != etag:
+                raise ObjectChangedError(f"{uri}: expected ETag {etag}, found {found.etag}; it was replaced, run again")
+            check_range(uri, start, size, found.size)
+            file.seek(start)
+            content = file.read() if size is None else file.read(size)
+            wanted = found.size - start if size is None else size
+        if len(content) != wanted:
+            raise StorageError(f"{uri}: expected {wanted} bytes, read {len(content)}; the file is being changed")
+        return content
+
+    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+        """Write beside the file, flush to disk and rename, so that a reader sees the old or the new content."""
+        path = Path(uri)
+        with _translated(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fchmod(file.fileno(), 0o644)
+                    os.fsync(file.fileno())
+                    info = _info(uri, os.fstat(file.fileno()))
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        return info
+
+
+def _info(uri: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri, status.st_size, f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}")
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
+        raise ObjectNotFoundError(f"{uri}: no such file") from exc
+    except OSError as exc:
+        raise StorageError(f"{uri}: {exc.strerror or exc}; check the path and its permissions") from exc

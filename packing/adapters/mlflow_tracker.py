@@ -1,0 +1,123 @@
+"""Runs in MLflow, in as few requests as it allows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from packing.errors import TrackingError
+from packing.ports import Metric
+
+MAX_METRICS_A_REQUEST = 1000
+MAX_PARAMS_A_REQUEST = 100
+MAX_PARAM_LENGTH = 6000
+"""The server cuts longer ones silently, unless MLFLOW_TRUNCATE_LONG_VALUES=false."""
+
+
+class MlflowTracker:
+    """`Tracker` over the tracking server at `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        # The defaults (7 retries of 120 s) would hold a task for many minutes when the server is away.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        from mlflow.tracking import MlflowClient
+
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+
+    def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowRun:
+        from mlflow.entities import Param
+
+        for key, value in params.items():
+            if len(value) > MAX_PARAM_LENGTH:
+                raise TrackingError(f"param {key}: expected at most {MAX_PARAM_LENGTH} characters, got {len(value)}")
+        with _translated(self._uri):
+            experiment_id = self._experiment_id(experiment)
+            run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+            for chunk in _chunks(params.items(), MAX_PARAMS_A_REQUEST):
+                self._client.log_batch(run_id, params=[Param(key, value) for key, value in chunk])
+        return MlflowRun(self._client, self._uri, run_id)
+
+    def open_run(self, run_id: str) -> MlflowRun:
+        with _translated(self._uri):
+            self._client.get_run(run_id)
+        return MlflowRun(self._client, self._uri, run_id)
+
+    def _experiment_id(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException as exc:
+                # Somebody else made it between the two requests, unless it is still not there.
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise TrackingError(f"{self._uri}: cannot create experiment {name} ({exc})") from exc
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+
+class MlflowRun:
+    """`Run` over MLflow's client."""
+
+    def __init__(self, client: Any, uri: str, run_id: str) -> None:
+        self._client = client
+        self._uri = uri
+        self._run_id = run_id
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    def log_metrics(self, metrics: Iterable[Metric]) -> None:
+        from mlflow.entities import Metric as MlflowMetric
+
+        with _translated(self._uri):
+            for chunk in _chunks(metrics, MAX_METRICS_A_REQUEST):
+                batch = [MlflowMetric(metric.key, metric.value, metric.timestamp, metric.step) for metric in chunk]
+                self._client.log_batch(self._run_id, metrics=batch)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with _translated(self._uri):
+            self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
+        with _translated(self._uri), tempfile.TemporaryDirectory() as folder:
+            for name, content in artifacts.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(self._run_id, folder)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        with _translated(self._uri):
+            self._client.set_terminated(self._run_id, status=status)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """MLflow raises its own errors, and those of requests while it handles artifacts."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as exc:
+        raise TrackingError(f"{uri}: MLflow failed ({exc}); check its address and that it runs") from exc
