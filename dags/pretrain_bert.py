@@ -11,11 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk.definitions.context import Context
 
 from stowage_airflow.assets import packed_dataset
 from stowage_airflow.connections import task_errors
 from stowage_airflow.operators import LaunchTrainingOperator
-from stowage_airflow.requests import choose_manifest
+from stowage_airflow.requests import check_options, choose_manifest
 from stowage_airflow.settings import read_settings
 
 settings = read_settings()
@@ -78,9 +79,10 @@ def pretrain_bert() -> None:
     @task
     def choose_data(*, params: dict[str, Any]) -> dict[str, str]:
         """The manifest to train on, and the folder for its checkpoints."""
-        context = get_current_context()
+        context: Context = get_current_context()
         with task_errors():
-            return choose_manifest(params, context["dag_run"].conf, context.get("triggering_asset_events"))
+            check_options(context["dag_run"].conf, context["dag"].params)
+            return choose_manifest(params, context.get("triggering_asset_events"))
 
     data = choose_data()
     LaunchTrainingOperator(

@@ -20,6 +20,7 @@ from packing.types import PARTITION_BYTES, SOLVERS
 from stowage_airflow import stages
 from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
 from stowage_airflow.connections import task_errors
+from stowage_airflow.requests import check_options
 from stowage_airflow.settings import read_settings
 
 settings = read_settings()
@@ -97,8 +98,10 @@ def refresh_packed_dataset() -> None:
     @task
     def list_shards(*, params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         """Check the request and list the raw shards."""
+        context: Context = get_current_context()
         with task_errors():
-            stages.check_request(params, get_current_context()["dag_run"].conf)
+            check_options(context["dag_run"].conf, context["dag"].params)
+            stages.check_request(params)
         return stages.list_shards(params, settings.parallel_tasks)
 
     @task

@@ -26,6 +26,8 @@ class MlflowTracker:
         # The defaults (7 retries of 120 s) would hold a task for many minutes when the server is away.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        # Standard output belongs to the command's result.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow.tracking import MlflowClient
 
         self._uri = uri

@@ -18,6 +18,8 @@ _PUBLISHED: dict[str, Callable[[Histogram, int], list[Strategy]]] = {
     "lpfhp": lpfhp.pack,
 }
 
+_MOST_SEQUENCES = 2**53  # exact in floating point
+
 
 def solve(
     histogram: Histogram, max_sequences_per_pack: int, solver: str = "optimal", time_limit: float | None = None
@@ -33,7 +35,9 @@ def solve(
     _refuse_unusable(histogram, max_sequences_per_pack, solver, time_limit)
     start = time.monotonic()
     if solver == "optimal":
-        found = optimal.search(histogram, max_sequences_per_pack, math.inf if time_limit is None else start + time_limit)
+        found = optimal.search(
+            histogram, max_sequences_per_pack, math.inf if time_limit is None else start + time_limit
+        )
         strategies, bound, iterations, complete = found.strategies, found.bound, found.iterations, found.complete
     else:
         strategies = _PUBLISHED[solver](histogram, max_sequences_per_pack)
@@ -66,5 +70,5 @@ def _refuse_unusable(histogram: Histogram, max_sequences_per_pack: int, solver: 
         raise UsageError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise UsageError(f"time_limit: expected seconds above 0, got {time_limit!r}")
-    if histogram.sequences == 0:
-        raise UsageError("histogram: expected at least one sequence, found none; nothing can be packed")
+    if not 1 <= histogram.sequences <= _MOST_SEQUENCES:
+        raise UsageError(f"histogram: expected 1 to 2^53 sequences, found {histogram.sequences}")

@@ -46,28 +46,34 @@ def sequence_bound(histogram: Histogram, max_sequences_per_pack: int) -> Bound:
     return prove(histogram, prices, min(max_sequences_per_pack, capacity // shortest), "sequences")
 
 
-def long_sequence_bound(histogram: Histogram) -> Bound:
-    """The bound L2 of Martello and Toth (1990): for a threshold t <= (L + 1) / 2, price L above L - t, l in t..L - t, else 0.
+def with_long_sequences(histogram: Histogram, bound: Bound) -> Bound:
+    """Raise a bound as L2 of Martello and Toth (1990) raises the token bound; here for any prices.
 
-    V = L. If a pack holds a sequence above L - t, fewer than t tokens are left, and whatever fits there has price 0;
-    if not, it is worth at most its tokens. The best of all thresholds, found with a running sum.
+    For a threshold t <= (L + 1) / 2, sequences above L - t get the price V and sequences below t the price 0. No pack
+    is worth more than V: next to a sequence above L - t, of which a pack holds one at most, fewer than t tokens are
+    left, and what fits there has price 0; without one, the pack is worth at most what it was. The best of all
+    thresholds, found with a running sum; t = 1 only says that a sequence of L tokens is alone.
     """
     counts, capacity = histogram.counts, histogram.max_sequence_length
-    worth = best_worth = histogram.tokens
-    best_threshold = 1
-    for threshold in range(2, (capacity + 1) // 2 + 1):
-        newly_long, newly_short = capacity - threshold + 1, threshold - 1
-        worth += counts[newly_long - 1] * (capacity - newly_long) - counts[newly_short - 1] * newly_short
-        if worth > best_worth:
-            best_worth, best_threshold = worth, threshold
-    prices = [
-        capacity if length > capacity - best_threshold else length if length >= best_threshold else 0
-        for length in range(1, capacity + 1)
+    prices, best = bound.certificate.prices, bound.certificate.best_pack_value
+    worth = highest = sum(count * price for count, price in zip(counts, prices, strict=True))
+    chosen = 0
+    for threshold in range(1, (capacity + 1) // 2 + 1):
+        newly_long, newly_short = capacity - threshold, threshold - 2
+        worth += counts[newly_long] * (best - prices[newly_long])
+        worth -= counts[newly_short] * prices[newly_short] if threshold > 1 else 0
+        if worth > highest:
+            highest, chosen = worth, threshold
+    if chosen == 0:
+        return bound
+    raised = [
+        best if length > capacity - chosen else 0 if length < chosen else price
+        for length, price in enumerate(prices, start=1)
     ]
-    return prove(histogram, prices, capacity, "long sequences")
+    return prove(histogram, raised, best, f"{bound.method}, long sequences")
 
 
 def cheap_bound(histogram: Histogram, max_sequences_per_pack: int) -> Bound:
     """The strongest of the bounds that need no linear program; on a tie the first."""
-    bounds = (token_bound(histogram), sequence_bound(histogram, max_sequences_per_pack), long_sequence_bound(histogram))
-    return max(bounds, key=lambda bound: bound.packs)
+    plain = (token_bound(histogram), sequence_bound(histogram, max_sequences_per_pack))
+    return max((with_long_sequences(histogram, bound) for bound in plain), key=lambda bound: bound.packs)

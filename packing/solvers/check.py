@@ -6,6 +6,7 @@ Shares no code with the solvers or with `bounds`, so that a mistake there cannot
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,7 @@ def _most_valuable_pack(prices: tuple[int, ...], max_sequences_per_pack: int) ->
     return int(best[capacity])
 
 
-def _join(left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _join(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`joined[c]` is the maximum of `left[c - s] + right[s]` over 0 <= s <= c, for non-decreasing arrays."""
     joined = left.copy()
     for s in np.flatnonzero(right[1:] > right[:-1]) + 1:

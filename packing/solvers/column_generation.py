@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from packing.solvers import lpfhp
 from packing.solvers.bounds import Bound, prove
 from packing.solvers.knapsack import Ints, completions
 from packing.solvers.master import Floats, LinearSolution, Master
 from packing.types import Histogram
 
-METHOD = "column generation"
+_METHOD = "column generation"
 _PRICE_SCALE = 2**40
 _WORTHWHILE = 1 + 1e-9
 
@@ -34,66 +35,86 @@ class Relaxed:
 class Relaxation:
     """Solves the relaxation for a histogram, and then for what is left of it, with the packs found so far."""
 
-    def __init__(self, histogram: Histogram, max_sequences_per_pack: int, packs: list[tuple[int, ...]]) -> None:
+    def __init__(
+        self, histogram: Histogram, max_sequences_per_pack: int, packs: list[tuple[int, ...]], iterations: int = 0
+    ) -> None:
+        """Start with those of `packs` that hold only lengths that occur; `iterations` counts on from there."""
         self._max_sequences = max_sequences_per_pack
-        counts = _by_length(histogram)
+        self.iterations = iterations
+        counts = by_length(histogram)
         self._master = Master(counts)
-        self._master.add(packs + _start_packs(counts, max_sequences_per_pack))
-        self.iterations = 0
+        self._master.add(pack for pack in packs if counts[list(pack)].all())
+        self._master.add(tuple(sorted(group.lengths)) for group in lpfhp.pack(histogram, max_sequences_per_pack))
+        self._master.add(_simple_packs(counts, max_sequences_per_pack))
 
     @property
     def packs(self) -> list[tuple[int, ...]]:
         """The columns, in the order of `LinearSolution.uses`."""
         return self._master.packs
 
-    def solve(self, demand: Histogram, deadline: float, most_rounds: int | None = None) -> Relaxed:
-        """Generate columns until the bound proven for `demand` is the optimum, rounded up."""
-        counts = _by_length(demand)
+    def solve(self, demand: Histogram, deadline: float, most_rounds: int | None = None) -> Relaxed | None:
+        """Generate columns until the bound proven for `demand` is the optimum, rounded up.
+
+        None if `deadline` came before there was any solution.
+        """
+        counts = by_length(demand)
         self._master.demand(counts)
-        best: Bound | None = None
+        relaxed: Relaxed | None = None
         rounds = 0
-        while True:
-            solution = self._master.solve()
+        while solution := self._master.solve(deadline):
             self.iterations += 1
             rounds += 1
             prices = _integer_prices(solution.duals, counts)
             packs, values = _best_packs(prices, counts, self._max_sequences)
-            bound = _bound(demand, prices, int(values.max()))
-            best = bound if best is None or bound.packs > best.packs else best
-            if best.packs >= solution.objective - 1e-6:
-                return Relaxed(solution, best, optimal=True)
-            worth = packs[values > _PRICE_SCALE * _WORTHWHILE]
-            if not self._master.add(tuple(length for length in pack if length) for pack in worth.tolist()):
-                return Relaxed(solution, best, optimal=True)
-            if rounds == most_rounds or time.monotonic() >= deadline:
-                return Relaxed(solution, best, optimal=False)
+            bound = _bound(demand, prices, values)
+            if relaxed is not None:
+                bound = max(relaxed.bound, bound, key=lambda candidate: candidate.packs)
+            worth = packs[values > _PRICE_SCALE * _WORTHWHILE].tolist()
+            proven = meets(bound, solution) or not self._master.add(tuple(filter(None, pack)) for pack in worth)
+            relaxed = Relaxed(solution, bound, proven)
+            if proven or rounds == most_rounds or time.monotonic() >= deadline:
+                break
+        return relaxed
 
 
-def _by_length(histogram: Histogram) -> Ints:
+def meets(bound: Bound, solution: LinearSolution) -> bool:
+    """Whether no fractional solution can be better than `bound` already says."""
+    return bound.packs >= solution.objective * (1 - 1e-12) - 1e-6
+
+
+def by_length(histogram: Histogram) -> Ints:
+    """int64[L + 1], with 0 for length 0."""
     return np.array((0, *histogram.counts), dtype=np.int64)
 
 
-def _integer_prices(duals: Floats, counts: Ints) -> Ints:
-    prices = np.rint(np.clip(duals, 0.0, 1.0) * _PRICE_SCALE).astype(np.int64)
-    return np.where(counts > 0, prices, 0)
+def priced_bound(histogram: Histogram, prices: Floats, max_sequences_per_pack: int) -> Bound:
+    """What prices prove: float64[L + 1] by length, in packs; they are rounded to integers first."""
+    counts = by_length(histogram)
+    rounded = _integer_prices(prices, counts)
+    return _bound(histogram, rounded, _best_packs(rounded, counts, max_sequences_per_pack)[1])
+
+
+def _integer_prices(prices: Floats, counts: Ints) -> Ints:
+    rounded = np.rint(np.clip(prices, 0.0, 1.0) * _PRICE_SCALE).astype(np.int64)
+    return np.where(counts > 0, rounded, 0)
 
 
 def _best_packs(prices: Ints, counts: Ints, max_sequences_per_pack: int) -> tuple[Ints, Ints]:
     """For each length that occurs the most valuable pack that holds it (ascending, 0 for none), and its value."""
     lengths = np.flatnonzero(counts)
-    rest = len(counts) - 1 - lengths
+    space = len(counts) - 1 - lengths
     best = completions(prices, max_sequences_per_pack - 1)
-    packs = np.hstack((lengths[:, None], best.lengths(rest)))
-    return np.sort(packs, axis=1), prices[lengths] + best.values[rest]
+    packs = np.hstack((lengths[:, None], best.lengths(space)))
+    return np.sort(packs, axis=1), prices[lengths] + best.values[space]
 
 
-def _bound(demand: Histogram, prices: Ints, best_pack_value: int) -> Bound:
-    """What the prices prove. A longer sequence may cost as much as any shorter one: no best pack changes."""
-    rising = np.maximum.accumulate(prices)[1:]
-    return prove(demand, rising.tolist(), max(1, best_pack_value), METHOD)
+def _bound(histogram: Histogram, prices: Ints, pack_values: Ints) -> Bound:
+    """A longer sequence may cost as much as any shorter one without making any best pack worth more."""
+    rising = np.maximum.accumulate(prices)[1:].tolist()
+    return prove(histogram, rising, max(1, int(pack_values.max())), _METHOD)
 
 
-def _start_packs(counts: Ints, max_sequences_per_pack: int) -> list[tuple[int, ...]]:
+def _simple_packs(counts: Ints, max_sequences_per_pack: int) -> list[tuple[int, ...]]:
     """For each length: alone, with the longest that fits beside it, and with K - 1 equal ones as long as fit."""
     capacity = len(counts) - 1
     longest = np.maximum.accumulate(np.where(counts > 0, np.arange(capacity + 1), 0))
@@ -102,6 +123,6 @@ def _start_packs(counts: Ints, max_sequences_per_pack: int) -> list[tuple[int, .
         packs.append((length,))
         for others in sorted({1, max_sequences_per_pack - 1} - {0}):
             filler = int(longest[(capacity - length) // others])
-            if filler:
+            if filler and max_sequences_per_pack > 1:
                 packs.append(tuple(sorted((length,) + (filler,) * others)))
     return packs

@@ -1,4 +1,4 @@
-"""From a fractional solution to whole packs: round down, pack the rest greedily, relax what is left, repeat."""
+"""From a fractional solution to whole packs: round down, search for a packing of the rest, relax the rest, repeat."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from packing.solvers import lpfhp
-from packing.solvers.column_generation import Relaxation
 from packing.solvers.filling import fill
-from packing.solvers.master import Floats, LinearSolution
+from packing.solvers.master import Floats
+from packing.solvers.merging import Merged
 from packing.solvers.tail import pack_tail
 from packing.types import Histogram, Strategy
 
@@ -21,35 +21,33 @@ _TAIL_PACKS, _TAIL_STEPS = 400, 5000
 
 
 def dive(
-    relaxation: Relaxation,
-    solution: LinearSolution,
-    histogram: Histogram,
-    max_sequences_per_pack: int,
-    target: int,
-    deadline: float,
+    merged: Merged, histogram: Histogram, max_sequences_per_pack: int, target: int, deadline: float
 ) -> Iterator[list[Strategy]]:
-    """Solutions of `histogram`, one a round; ends when no later one can come down to `target` packs."""
+    """Solutions of `histogram`, one or two a round; ends when no later one can come down to `target` packs."""
     placed: list[Strategy] = []
-    rest = histogram
+    rest, solution = histogram, merged.relaxed.solution
     while True:
-        filled, rest = fill(_rounded(relaxation.packs, solution.uses, rest), rest)
+        rounded = _rounded(merged.relaxation.packs, solution.uses, merged.marks.merge(rest))
+        filled, rest = fill(rounded, rest)
         placed += filled
+        packs_left = target - sum(strategy.count for strategy in placed)
         yield placed + lpfhp.pack(rest, max_sequences_per_pack)
-        room = target - sum(pack.count for pack in placed)
-        tail = pack_tail(rest, max_sequences_per_pack, room, _TAIL_STEPS) if room <= _TAIL_PACKS else None
-        if tail is not None:
-            yield placed + tail
         if not rest.sequences or time.monotonic() >= deadline:
             return
-        relaxed = relaxation.solve(rest, deadline, _ROUNDS_PER_DIVE)
-        if sum(pack.count for pack in placed) + relaxed.bound.packs > target:
+        if packs_left <= _TAIL_PACKS:
+            tail = pack_tail(rest, max_sequences_per_pack, packs_left, _TAIL_STEPS)
+            if tail is not None:
+                yield placed + tail
+                return
+        relaxed = merged.relaxation.solve(merged.marks.merge(rest), deadline, _ROUNDS_PER_DIVE)
+        if relaxed is None or relaxed.bound.packs > packs_left:
             return
         solution = relaxed.solution
 
 
 def _rounded(packs: list[tuple[int, ...]], uses: Floats, demand: Histogram) -> list[Strategy]:
     """Every use rounded down; if all are below one, the largest are rounded up where they fit the demand."""
-    whole = np.floor(uses + 1e-6)
+    whole = np.floor(uses * (1 - 1e-12) + 1e-6)
     if whole.any():
         return [Strategy(packs[column], int(whole[column])) for column in np.flatnonzero(whole)]
     left = Counter({length: count for length, count in enumerate(demand.counts, start=1) if count})

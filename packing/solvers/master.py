@@ -1,29 +1,33 @@
 """The restricted master linear program of column generation, kept warm in HiGHS.
 
 Minimise the packs used such that every length has slots enough; a slot of one length may hold a sequence of the next
-shorter one that occurs, at no cost. These extra columns make duals non-decreasing in the length and convergence fast.
+shorter one that occurs, at no cost. These extra columns keep the duals from falling with the length, as they should,
+and make convergence fast.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from packing.errors import StowageError
+from packing.solvers.knapsack import Ints
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-
 _DUAL, _PRIMAL = 1, 4  # HiGHS: simplex_strategy
+_LARGEST_DEMAND = 2.0**26  # beyond, demands are scaled down: HiGHS works with absolute tolerances
 
 
 @dataclass(frozen=True, eq=False)
 class LinearSolution:
-    """`uses` float64[packs]: how often each pack is used; `duals` float64[L + 1] by length, 0 for those that do not occur."""
+    """`uses` float64[packs]: how often each pack is used; `duals` float64[L + 1] by length, 0 where none occurs."""
 
     objective: float
     uses: Floats
@@ -39,29 +43,30 @@ class Master:
         self.packs: list[tuple[int, ...]] = []
         self._known: set[tuple[int, ...]] = set()
         self._lengths = np.flatnonzero(counts)
+        self._rows = np.arange(len(self._lengths), dtype=np.int32)
         self._row_of = np.zeros(len(counts), dtype=np.int32)
-        self._row_of[self._lengths] = np.arange(len(self._lengths), dtype=np.int32)
-        self._infinity = highspy.kHighsInf
-        self._optimal = highspy.HighsModelStatus.kOptimal
-        self._highs = highspy.Highs()
+        self._row_of[self._lengths] = self._rows
+        self._unbounded = np.full(len(self._rows), highspy.kHighsInf)
+        self._scale = 1.0
+        self._status = highspy.HighsModelStatus
+        library: Any = highspy  # its type information lacks half of its methods
+        self._highs = library.Highs()
         for option, value in (("output_flag", False), ("threads", 1), ("presolve", "off"), ("solver", "simplex")):
             self._highs.setOptionValue(option, value)
-        rows = len(self._lengths)
         none = np.zeros(0, dtype=np.int32)
-        self._highs.addRows(
-            rows, counts[self._lengths].astype(float), np.full(rows, self._infinity), 0, none, none, none.astype(float)
-        )
-        self._downgrades = rows - 1
-        shorter = np.arange(rows - 1, dtype=np.int32)
-        entries = np.stack((shorter, shorter + 1), axis=1).ravel()
-        self._add_columns(0.0, 2 * shorter, entries, np.tile((1.0, -1.0), rows - 1))
+        self._highs.addRows(len(self._rows), np.zeros(len(self._rows)), self._unbounded, 0, none, none, np.zeros(0))
+        longer = self._rows[1:]
+        entries = np.stack((longer - 1, longer), axis=1).ravel()
+        self._add_columns(0.0, 2 * self._rows[: len(longer)], entries, np.tile((1.0, -1.0), len(longer)))
 
     def add(self, packs: Iterable[tuple[int, ...]]) -> int:
         """Add those `packs` (lengths that occur, ascending) that are new; returns how many."""
         new = [pack for pack in dict.fromkeys(packs) if pack not in self._known]
         self._known.update(new)
         self.packs.extend(new)
-        starts, rows, values = [], [], []
+        starts: list[int] = []
+        rows: list[int] = []
+        values: list[float] = []
         for pack in new:
             starts.append(len(rows))
             for length in dict.fromkeys(pack):
@@ -73,26 +78,34 @@ class Master:
 
     def demand(self, counts: Ints) -> None:
         """Ask for other counts of the same lengths."""
-        rows = len(self._lengths)
-        self._highs.changeRowsBounds(
-            rows, np.arange(rows, dtype=np.int32), counts[self._lengths].astype(float), np.full(rows, self._infinity)
-        )
+        wanted = counts[self._lengths].astype(np.float64)
+        self._scale = max(1.0, float(wanted.sum()) / _LARGEST_DEMAND)
+        self._highs.changeRowsBounds(len(self._rows), self._rows, wanted / self._scale, self._unbounded)
         self._highs.setOptionValue("simplex_strategy", _DUAL)  # the last basis still prices every column right
 
-    def solve(self) -> LinearSolution:
-        """The optimum over the columns so far. Raises StowageError if HiGHS fails."""
+    def solve(self, deadline: float) -> LinearSolution | None:
+        """The optimum over the packs so far; None if `deadline` (`time.monotonic()`) came first.
+
+        Raises StowageError if HiGHS fails.
+        """
+        if deadline < math.inf:
+            seconds = max(0.0, deadline - time.monotonic())
+            self._highs.setOptionValue("time_limit", self._highs.getRunTime() + seconds)  # counts all runs together
         self._highs.run()
         status = self._highs.getModelStatus()
-        if status != self._optimal:
-            raise StowageError(f"linear program: expected an optimal basis from HiGHS, found {status}; report this")
+        if status == self._status.kTimeLimit:
+            return None
+        if status != self._status.kOptimal:
+            raise StowageError(f"linear program: expected an optimum from HiGHS, found {status}; report the histogram")
         solution = self._highs.getSolution()
         duals = np.zeros(len(self._row_of))
         duals[self._lengths] = solution.row_dual
-        uses = np.array(solution.col_value)[self._downgrades :]
-        return LinearSolution(self._highs.getInfo().objective_function_value, uses, duals)
+        uses = np.array(solution.col_value)[len(self._rows) - 1 :]
+        return LinearSolution(self._highs.getObjectiveValue() * self._scale, uses * self._scale, duals)
 
-    def _add_columns(self, cost: float, starts: Ints, rows: Ints, values: Floats) -> None:
+    def _add_columns(
+        self, cost: float, starts: npt.NDArray[np.int32], rows: npt.NDArray[np.int32], values: Floats
+    ) -> None:
         number = len(starts)
-        self._highs.addCols(
-            number, np.full(number, cost), np.zeros(number), np.full(number, self._infinity), len(rows), starts, rows, values
-        )
+        costs, lower, upper = np.full(number, cost), np.zeros(number), np.full(number, self._unbounded[0])
+        self._highs.addCols(number, costs, lower, upper, len(rows), starts, rows, values)

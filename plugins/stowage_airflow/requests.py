@@ -8,22 +8,20 @@ from typing import Any
 from packing.errors import UsageError
 
 
-def check_options(params: Mapping[str, Any], conf: Mapping[str, Any] | None) -> None:
-    """Refuse unknown options of a run's conf, which Airflow accepts silently."""
-    if unknown := sorted(set(conf or {}) - set(params)):
-        raise UsageError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(sorted(params))}")
+def check_options(conf: Mapping[str, Any] | None, allowed: Iterable[str]) -> None:
+    """Refuse options of a run's conf that the DAG does not have; Airflow silently takes them for more params."""
+    known = sorted(allowed)
+    if unknown := sorted(set(conf or {}) - set(known)):
+        raise UsageError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
 
 
-def choose_manifest(
-    params: Mapping[str, Any], conf: Mapping[str, Any] | None, events: Mapping[Any, Iterable[Any]] | None
-) -> dict[str, str]:
+def choose_manifest(params: Mapping[str, Any], events: Mapping[Any, Iterable[Any]] | None) -> dict[str, str]:
     """`manifest` as named by hand, or else by the newest of the asset's events that started the run, and `model_dir`.
 
     Several events may have been coalesced into one run; the newest version supersedes the others.
     """
     from packing.uris import absolute
 
-    check_options(params, conf)
     newest = max(
         (event for found in (events or {}).values() for event in found), key=lambda e: e.timestamp, default=None
     )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from packing.errors import UsageError
 from stowage_airflow.connections import open_storage, open_tracker, task_errors
 from stowage_airflow.groups import balanced_groups
-from stowage_airflow.requests import check_options
 
 if TYPE_CHECKING:
     from packing.ports import Storage
@@ -33,12 +32,11 @@ PARAMETERS = (
 )
 
 
-def check_request(params: Mapping[str, Any], conf: Mapping[str, Any] | None) -> None:
-    """Refuse a request that names unknown options (Airflow accepts them silently) or places that cannot work."""
+def check_request(params: Mapping[str, Any]) -> None:
+    """Refuse a request whose places or parameters cannot work."""
     from packing.pipeline import check_locations
     from packing.uris import absolute
 
-    check_options(params, conf)
     for name in ("source", "destination"):
         if not params[name]:
             raise UsageError(

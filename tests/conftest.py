@@ -1,0 +1,48 @@
+"""Real servers for the tests that need them: started once for all, on 127.0.0.1 and free ports, and stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from demo.processes import Supervisor
+    from demo.servers import MlflowServer, ObjectStore
+
+BUCKETS = ("raw", "packed", "mlflow")
+
+
+@pytest.fixture(scope="session")
+def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    from demo.processes import Supervisor
+
+    with Supervisor(tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_store(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    """An rclone server with the buckets `raw`, `packed` and `mlflow`."""
+    from demo.servers import start_object_store
+
+    return start_object_store(supervisor, tmp_path_factory.mktemp("objects"), BUCKETS, os.environ)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    supervisor: Supervisor, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> MlflowServer:
+    """An MLflow server that keeps its artifacts in the object store."""
+    from demo.servers import start_mlflow
+
+    return start_mlflow(supervisor, tmp_path_factory.mktemp("mlflow"), object_store, os.environ)
+
+
+@pytest.fixture
+def aws_environment(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user exports to reach the object store."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)

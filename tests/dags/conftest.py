@@ -1,0 +1,94 @@
+"""An Airflow of the tests' own: a database in a temporary folder, the repository's DAGs and plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.servers import MlflowServer, ObjectStore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """Runs DAGs with `dag.test()`, each in a process of its own, as Airflow configures itself once, on import."""
+
+    environment: Mapping[str, str]
+
+    def run(self, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """For each (DAG id, conf) in turn: the run's `state`, its `tasks`' states, asset `events`, and the `log`."""
+        script = str(Path(__file__).with_name("run_dag.py"))
+        command = [sys.executable, script, json.dumps(requests)]
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout[-8000:]
+        outcomes = json.loads(done.stdout.strip().splitlines()[-1])
+        logs = re.split(r"^--- request \d+ ---$", done.stdout, flags=re.MULTILINE)[1:]
+        return [{**outcome, "log": log} for outcome, log in zip(outcomes, logs, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("airflow")
+
+
+@pytest.fixture(scope="session")
+def airflow_environment(airflow_home: Path) -> dict[str, str]:
+    """Airflow on a migrated database of its own, before any connection or setting of ours."""
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(airflow_home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "PYTHONPATH": str(REPOSITORY / "plugins"),
+    }
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+    return environment
+
+
+@pytest.fixture
+def airflow(
+    airflow_environment: dict[str, str], object_store: ObjectStore, mlflow_server: MlflowServer, tmp_path: Path
+) -> Airflow:
+    """Connected to the tests' object store and MLflow, for a dataset of the test's own."""
+    aws = {
+        "conn_type": "aws",
+        "login": object_store.access_key,
+        "password": object_store.secret_key,
+        "extra": {"endpoint_url": object_store.endpoint_url, "region_name": object_store.region},
+    }
+    return Airflow(
+        {
+            **airflow_environment,
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(aws),
+            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps(
+                {"conn_type": "http", "host": "127.0.0.1", "port": mlflow_server.port}
+            ),
+            "STOWAGE_SOURCE": f"s3://raw/{tmp_path.name}",
+            "STOWAGE_DESTINATION": f"s3://packed/{tmp_path.name}",
+            "STOWAGE_TRAIN_MODEL": "tiny",
+            "STOWAGE_TRAIN_MODEL_DIR": str(tmp_path / "model"),
+            "STOWAGE_TRAIN_VOCAB_SIZE": "1000",
+            "STOWAGE_TRAIN_STEPS": "3",
+            "STOWAGE_TRAIN_SEQUENCES_PER_STEP": "8",
+        }
+    )

@@ -1,0 +1,135 @@
+"""Both DAGs on real parts: an S3 server, MLflow, and Airflow's own task runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.servers import MlflowServer
+from packing.adapters import open_storage
+from packing.parallel import serial
+from packing.ports import Storage
+from packing.recipe import read_recipe, recipe_uri
+from packing.verify import require, verify_dataset
+from tests.builders import random_sizes, raw_shard
+from tests.dags.conftest import Airflow
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_environment")]
+
+REFRESH, PRETRAIN = "refresh_packed_dataset", "pretrain_bert"
+OPTIONS = {"max_predictions_per_sequence": 76, "partition_bytes": 100_000}
+
+
+@pytest.fixture
+def storage(aws_environment: None) -> Storage:  # noqa: ARG001 - the environment that the client reads
+    return open_storage()
+
+
+def upload(storage: Storage, source: str, count: int = 5) -> None:
+    for number in range(count):
+        content = raw_shard(
+            random_sizes(40, seed=number, longest=500, predictions=76), seed=number, slots=512, predictions=76
+        )
+        storage.write(f"{source}/part-{number}", content)
+
+
+def mlflow_run(url: str, experiment: str, recipe_id: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=url)
+    found = client.search_runs(
+        [client.get_experiment_by_name(experiment).experiment_id], filter_string=f"params.recipe_id = '{recipe_id}'"
+    )
+    assert len(found) == 1
+    return client, found[0]
+
+
+def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
+    airflow: Airflow, storage: Storage, mlflow_server: MlflowServer
+) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source)
+
+    refreshed, again = airflow.run((REFRESH, OPTIONS), (REFRESH, OPTIONS))
+    assert refreshed["state"] == "success", refreshed["log"]
+    assert len(refreshed["tasks"]["scan"]) > 1
+    assert len(refreshed["tasks"]["write"]) > 1
+    (event,) = refreshed["events"]
+    assert event["uri"] == destination
+    recipe = read_recipe(storage, recipe_uri(destination, event["extra"]["recipe_id"]))
+    assert recipe.histogram.sequences == 200
+    require(verify_dataset(storage, serial(storage), event["extra"]["manifest"], source))
+
+    client, run = mlflow_run(mlflow_server.url, "packing-recipes", recipe.recipe_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["packs"] == recipe.statistics["packs"]
+    assert run.data.params["solver"] == "optimal"
+    assert run.data.tags["stowage.manifest"] == event["extra"]["manifest"]
+    artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id, "recipe")}
+    assert artifacts == {"recipe/recipe.json", "recipe/summary.md", "recipe/length_histogram.png"}
+    stored = Path(client.download_artifacts(run.info.run_id, "recipe/recipe.json")).read_bytes()
+    assert stored == storage.read(recipe_uri(destination, recipe.recipe_id))
+
+    assert again["state"] == "success", again["log"]
+    assert again["events"] == []
+    assert again["tasks"]["write"] == ["skipped"]
+
+    (trained,) = airflow.run((PRETRAIN, {"data": event["extra"]["manifest"]}))
+    assert trained["state"] == "success", trained["log"]
+    client, run = mlflow_run(mlflow_server.url, "bert-pretraining", recipe.recipe_id)
+    assert run.data.params["manifest"] == event["extra"]["manifest"]
+    assert run.info.status == "FINISHED"
+    assert client.get_metric_history(run.info.run_id, "loss/mlm")
+
+
+def test_bad_input_fails_without_retries_and_leaves_no_manifest(airflow: Airflow, storage: Storage) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source, count=2)
+    content = bytearray(storage.read(f"{source}/part-1"))
+    content[-10] ^= 1
+    storage.write(f"{source}/part-1", content)
+    (outcome,) = airflow.run((REFRESH, OPTIONS))
+    assert outcome["state"] == "failed"
+    assert "failed" in outcome["tasks"]["scan"]
+    assert "up_for_retry" not in outcome["tasks"]["scan"]
+    assert f"{source}/part-1: record 39 at offset" in outcome["log"]
+    assert storage.list(f"{destination}/manifests") == []
+
+
+def test_a_request_that_cannot_work_fails_without_retries(airflow: Airflow, storage: Storage) -> None:
+    source = airflow.environment["STOWAGE_SOURCE"]
+    storage.write(f"{source}-other/not-a-manifest.json", json.dumps({"a": 1}).encode())
+    expected = {
+        (REFRESH, "max_sequences_per_pak", 3): "unknown options max_sequences_per_pak",
+        (REFRESH, "seed", 0): "expected raw TFRecord shards, found none",
+        (REFRESH, "destination", source): "is below source",
+        (PRETRAIN, "seed", 0): "data: expected the URI of a manifest",
+        (PRETRAIN, "dta", "x"): "unknown options dta",
+        (PRETRAIN, "data", f"{source}-other/not-a-manifest.json"): "not a manifest",
+    }
+    outcomes = airflow.run(*((dag_id, {name: value}) for dag_id, name, value in expected))
+    for outcome, message in zip(outcomes, expected.values(), strict=True):
+        assert outcome["state"] == "failed"
+        assert message in outcome["log"]
+        assert not {"up_for_retry", "success"} & {states[0] for states in list(outcome["tasks"].values())[-1:]}
+
+
+def test_dag_files_import_nothing_heavy(airflow_environment: dict[str, str]) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; import airflow.sdk, airflow.sdk.definitions.context; import refresh_packed_dataset, pretrain_bert;"
+        "heavy = {'tensorflow', 'mlflow', 'boto3', 'scipy', 'highspy', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    dags = airflow_environment["AIRFLOW__CORE__DAGS_FOLDER"]
+    path = f"{airflow_environment['PYTHONPATH']}:{dags}"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env={**airflow_environment, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
