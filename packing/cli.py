@@ -103,6 +103,8 @@ def _read_histogram(storage: Storage, uri: str) -> Histogram:
         ) from exc
     if histogram.max_sequence_length != expected:
         raise InputError(f"{uri}: expected {expected} counts, found {histogram.max_sequence_length}")
+    if not histogram.sequences:
+        raise InputError(f"{uri}: expected at least one sequence, found none")
     return histogram
 
 

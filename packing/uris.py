@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from packing.errors import UsageError
 
@@ -18,4 +18,4 @@ def absolute(location: str) -> str:
         raise UsageError(f"{location!r}: expected a local path or s3://bucket/prefix")
     if not location:
         raise UsageError("expected a local path or s3://bucket/prefix, got an empty text")
-    return str(Path(location.removeprefix("file://")).absolute())
+    return os.path.abspath(location.removeprefix("file://"))  # noqa: PTH100 - collapses .. and keeps links

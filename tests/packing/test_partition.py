@@ -18,7 +18,7 @@ shards_of_many_sizes = st.dictionaries(st.text("abcdef/0123456789", min_size=1),
 @given(shards_of_many_sizes, st.randoms(use_true_random=False))
 def test_every_shard_has_one_partition_whatever_the_order(shards: list[RawShard], random: random.Random) -> None:
     partitions = assign_partitions(shards, CAPACITY)
-    assert sorted((shard.name for partition in partitions for shard in partition)) == sorted(s.name for s in shards)
+    assert sorted(shard.name for partition in partitions for shard in partition) == sorted(s.name for s in shards)
     assert all(len(p) == 1 or sum(shard.size for shard in p) <= CAPACITY for p in partitions)
     shuffled = random.sample(shards, len(shards))
     assert assign_partitions(shuffled, CAPACITY) == partitions
