@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packing.errors import UsageError
+from training.config import MODELS, ModelConfig, SavedConfig, TrainingConfig, load_model_config
+
+
+def test_published_sizes() -> None:
+    shapes = {
+        name: (m.num_hidden_layers, m.hidden_size, m.num_attention_heads, m.intermediate_size)
+        for name, m in MODELS.items()
+    }
+    assert shapes == {
+        "tiny": (2, 128, 2, 512),
+        "mini": (4, 256, 4, 1024),
+        "base": (12, 768, 12, 3072),
+        "large": (24, 1024, 16, 4096),
+    }
+
+
+def test_a_published_config_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bert_config.json"
+    path.write_text(json.dumps({"hidden_act": "gelu", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 7}))
+    assert load_model_config(str(path)) == ModelConfig(hidden_size=64, num_attention_heads=4, vocab_size=7)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"hidden_act": "relu"}', "hidden_act"),
+        ('{"hidden_sizes": 64}', "unknown fields hidden_sizes"),
+        ('{"hidden_size": 65}', "not a multiple"),
+        ('{"vocab_size": 0}', "vocab_size"),
+        ('{"vocab_size": "7"}', "vocab_size"),
+        ("[]", "JSON object"),
+        ("{", "not a readable JSON"),
+    ],
+)
+def test_a_wrong_config_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        load_model_config(str(path))
+
+
+@pytest.mark.parametrize("name", ["huge", "/nowhere/model.json"])
+def test_an_unknown_model_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        load_model_config(name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 1, "sequences": 1},
+        {"steps": 0},
+        {"sequences_per_step": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": -1.0},
+        {"seed": 2**31},
+        {"mode": "padded"},
+        {"mode": "striped"},
+        {"strategy": "abacus"},
+        {"data": "raw/prefix"},
+        {"eval_data": "a.json"},
+        {"eval_sequences": 0},
+    ],
+)
+def test_a_wrong_training_config_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        TrainingConfig(**{"data": "manifest.json", **changes})  # type: ignore[arg-type]
+
+
+def test_a_saved_config_comes_back(tmp_path: Path) -> None:
+    saved = SavedConfig(MODELS["mini"], TrainingConfig("m.json", steps=3), "recipe", "run")
+    saved.save(tmp_path)
+    assert SavedConfig.load(tmp_path) == saved
+    assert SavedConfig.load(tmp_path) != SavedConfig(MODELS["tiny"], saved.training, "recipe", "run")
+
+
+def test_a_folder_that_no_run_wrote_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"config\.json"):
+        SavedConfig.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="not written by a training run"):
+        SavedConfig.load(tmp_path)
+
+
+def test_help_and_config_do_not_import_tensorflow() -> None:
+    program = (
+        "import sys, training.cli, training.config, training.devices\n"
+        "try: training.cli.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--sequences-per-step" in done.stdout

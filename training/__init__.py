@@ -1,0 +1,1 @@
+"""Packed BERT pretraining that equals padded training; imports neither Airflow nor the solvers."""
