@@ -98,7 +98,7 @@ def faulty_server(behaviour: Behaviour) -> Iterator[Any]:
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         session = boto3.session.Session("key", "secret", region_name="us-east-1")

@@ -116,9 +116,8 @@ def test_a_signal_at_any_moment_leaves_nothing(tmp_path: Path, number: signal.Si
     assert alive(marker) == []
 
 
-def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demo.processes.GRACE_SECONDS", 0.5)
-    with Supervisor(tmp_path) as supervisor:
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, grace=0.5) as supervisor:
         child = supervisor.start("stubborn", python(STUBBORN), os.environ)
         wait_for("ready", tmp_path / "stubborn.log")
     assert child.process.poll() is not None
