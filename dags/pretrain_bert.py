@@ -54,7 +54,7 @@ params = {
     ),
     "model_dir": Param(
         settings.train_model_dir or None,
-        type="string",
+        type=["null", "string"],
         description="Folder for checkpoints; each recipe gets a folder below it, and training there resumes.",
         section="Training",
     ),
