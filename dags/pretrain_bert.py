@@ -52,6 +52,16 @@ params = {
         description="Sequences in one optimizer step; the packs follow from the packing factor.",
         section="Training",
     ),
+    "learning_rate": Param(
+        settings.train_learning_rate,
+        type="number",
+        exclusiveMinimum=0,
+        description="Peak of LAMB's schedule, which then falls to 0 over the run.",
+        section="Training",
+    ),
+    "warmup_sequences": Param(
+        0, type="integer", minimum=0, description="Sequences until the peak is reached.", section="Training"
+    ),
     "model_dir": Param(
         settings.train_model_dir or None,
         type=["null", "string"],
@@ -90,10 +100,7 @@ def pretrain_bert() -> None:
         options={
             "data": data["manifest"],
             "model_dir": data["model_dir"],
-            **{
-                name: f"{{{{ params.{name} }}}}"
-                for name in ("model", "vocab_size", "steps", "sequences_per_step", "seed")
-            },
+            **{name: f"{{{{ params.{name} }}}}" for name in params if name not in ("data", "model_dir")},
         },
     )
 

@@ -89,8 +89,9 @@ def run(layout: Layout) -> None:
         stack = start(layout, supervisor, display)
         refresh_run = refresh_and_train(stack.airflow.api, supervisor, display)
         figures = collect_figures(stack.storage, MlflowApi(stack.mlflow.url), DESTINATION, refresh_run)
-        with display.step("packed against padded"):
+        with display.step("packed against padded") as step:
             speedup = measure_speedup(supervisor, stack, figures.manifest_uri)
+            display.update(step, f"{speedup['speedup']:.2f}x sequences/s")
     layout.complete.touch()
     console = Console(highlight=False, soft_wrap=True)
     console.print(figures_table(figures, speedup))

@@ -74,8 +74,11 @@ class Display:
 
     def _say(self, step: Step) -> None:
         if not self._console.is_terminal:
-            ending = "" if step.seconds is None else f" ({'failed after ' if step.failed else ''}{step.seconds:.1f} s)"
-            self._console.print(f"{step.name}: {step.detail or 'started'}{ending}", soft_wrap=True, markup=False)
+            if step.seconds is None:
+                line = f"{step.name}: {step.detail or 'started'}"
+            else:
+                line = f"{step.name}: {step.detail or 'done'} ({'failed after ' * step.failed}{step.seconds:.1f} s)"
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))

@@ -29,7 +29,13 @@ SOURCE = "s3://raw/docstrings/train"
 HELD_OUT = "s3://raw/docstrings/held-out"
 DESTINATION = "s3://packed/docstrings"
 BUCKETS = ("raw", "packed", ARTIFACTS)
-TRAINING = {"MODEL": "tiny", "STEPS": "40", "SEQUENCES_PER_STEP": "16", "VOCAB_SIZE": str(OPTIONS.vocabulary_size)}
+TRAINING = {
+    "MODEL": "tiny",
+    "STEPS": "40",
+    "SEQUENCES_PER_STEP": "16",
+    "VOCAB_SIZE": str(OPTIONS.vocabulary_size),
+    "LEARNING_RATE": "0.02",  # high, so that 40 steps of a tiny model show that it learns
+}
 FOREIGN = ("AIRFLOW", "AWS_", "MLFLOW_", "STOWAGE_")
 
 

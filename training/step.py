@@ -82,23 +82,21 @@ def make_train_step(state: TrainingState, schedule: Schedule, seed: int) -> Call
         gradients, sums = global_gradients(state.model, batch, Dropout(seed, progress.steps * replicas + replica))
         clipped, norm = clip_by_global_norm(gradients, MAX_GRADIENT_NORM)
         slots = batch["input_mask"]
-        counts = [tf.shape(slots)[0], tf.math.count_nonzero(slots, dtype=tf.int32)]
+        counts = tf.stack([tf.shape(slots, tf.int64)[0], tf.math.count_nonzero(slots)])
         return clipped, sums, norm, context.all_reduce(tf.distribute.ReduceOp.SUM, counts)
 
     def step(batch: Any) -> StepResult:
         gradients, *rest = strategy.run(replica_step, args=(batch,))
         # After an all-reduce every replica holds the same values.
-        sums, norm, (examples, tokens) = tf.nest.map_structure(
-            lambda x: strategy.experimental_local_results(x)[0], rest
-        )
+        sums, norm, counts = tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], rest)
         # The middle of the step, so that neither the first step nor the last has rate 0.
         seen = tf.cast(progress.sequences, tf.float32) + tf.cast(sums.sequences, tf.float32) / 2
         rate = schedule.learning_rate(seen)
         state.optimizer.update(strategy, gradients, rate)
         progress.steps.assign_add(1)
-        progress.examples.assign_add(tf.cast(examples, tf.int64))
+        progress.examples.assign_add(counts[0])
         progress.sequences.assign_add(tf.cast(sums.sequences, tf.int64))
-        return StepResult(sums, examples, tokens, norm, rate)
+        return StepResult(sums, counts[0], counts[1], norm, rate)
 
     compiled: Callable[[Any], StepResult] = tf.function(step)
     return compiled

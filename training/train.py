@@ -89,23 +89,7 @@ def train(
             batches = evaluation_batches(held_out, model, limit=config.eval_sequences)
             evaluation = evaluate(state.model, batches, held_out.uri)
             sender.add(int(state.progress.steps.numpy()), evaluation.metrics())
-    rates = totals.throughput.rates()
-    return TrainingSummary(
-        steps=int(state.progress.steps.numpy()),
-        sequences=int(state.progress.sequences.numpy()),
-        first_mlm_loss=totals.first.mlm_loss if totals.first else None,
-        last_mlm_loss=totals.last.mlm_loss if totals.last else None,
-        real_tokens=totals.real_tokens,
-        seconds=totals.throughput.seconds,
-        sequences_per_second=rates.get("throughput/sequences_per_second"),
-        real_tokens_per_second=rates.get("throughput/real_tokens_per_second"),
-        packing_factor=examples.packing_factor,
-        recipe_id=examples.recipe_id,
-        manifest=examples.uri if examples.packed else None,
-        run_id=run_id,
-        checkpoint=checkpoint,
-        evaluation=evaluation,
-    )
+    return _summarize(state, examples, totals, run_id, checkpoint, evaluation)
 
 
 def batch_size(examples: Examples, sequences_per_step: int, replicas: int = 1) -> int:
@@ -207,6 +191,33 @@ def _log(figures: StepFigures, interval: Throughput) -> None:
         figures.nsp_loss,
         rates.get("throughput/sequences_per_second", math.nan),
         rates.get("throughput/real_tokens_per_second", math.nan),
+    )
+
+
+def _summarize(
+    state: TrainingState,
+    examples: Examples,
+    totals: Totals,
+    run_id: str,
+    checkpoint: str,
+    evaluation: Evaluation | None,
+) -> TrainingSummary:
+    rates = totals.throughput.rates()
+    return TrainingSummary(
+        steps=int(state.progress.steps.numpy()),
+        sequences=int(state.progress.sequences.numpy()),
+        first_mlm_loss=totals.first.mlm_loss if totals.first else None,
+        last_mlm_loss=totals.last.mlm_loss if totals.last else None,
+        real_tokens=totals.real_tokens,
+        seconds=totals.throughput.seconds,
+        sequences_per_second=rates.get("throughput/sequences_per_second"),
+        real_tokens_per_second=rates.get("throughput/real_tokens_per_second"),
+        packing_factor=examples.packing_factor,
+        recipe_id=examples.recipe_id,
+        manifest=examples.uri if examples.packed else None,
+        run_id=run_id,
+        checkpoint=checkpoint,
+        evaluation=evaluation,
     )
 
 

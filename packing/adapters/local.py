@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,10 @@ class LocalStorage:
 
     def head(self, uri: str) -> ObjectInfo:
         with _translated(uri):
-            return _info(uri, os.stat(uri))  # noqa: PTH116 - the same call as for an open file
+            status = os.stat(uri)  # noqa: PTH116 - the same call as for an open file
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectNotFoundError(f"{uri}: not a file")
+        return _info(uri, status)
 
     def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
         with _translated(uri), open(uri, "rb") as file:  # noqa: PTH123 - URIs are text
@@ -44,10 +48,10 @@ class LocalStorage:
                 raise ObjectChangedError(f"{uri}: expected ETag {etag}, found {found.etag}; it was replaced, run again")
             check_range(uri, start, size, found.size)
             file.seek(start)
-            content = file.read() if size is None else file.read(size)
-            wanted = found.size - start if size is None else size
-        if len(content) != wanted:
-            raise StorageError(f"{uri}: expected {wanted} bytes, read {len(content)}; the file is being changed")
+            content = file.read(found.size - start if size is None else size)
+            after = _info(uri, os.fstat(file.fileno()))
+        if after.etag != found.etag:
+            raise ObjectChangedError(f"{uri}: expected ETag {found.etag}, found {after.etag} after reading; run again")
         return content
 
     def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
@@ -55,17 +59,16 @@ class LocalStorage:
         path = Path(uri)
         with _translated(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with temporary.open("xb") as file:
                     file.write(data)
                     file.flush()
-                    os.fchmod(file.fileno(), 0o644)
                     os.fsync(file.fileno())
                     info = _info(uri, os.fstat(file.fileno()))
-                Path(temporary).replace(path)
+                temporary.replace(path)
             except BaseException:
-                Path(temporary).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
         return info
 
@@ -79,6 +82,6 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
-        raise ObjectNotFoundError(f"{uri}: no such file") from exc
+        raise ObjectNotFoundError(f"{uri}: no such file ({exc})") from exc
     except OSError as exc:
-        raise StorageError(f"{uri}: {exc.strerror or exc}; check the path and its permissions") from exc
+        raise StorageError(f"{uri}: {exc}; check the path and its permissions") from exc

@@ -15,7 +15,9 @@ from packing.ports import Metric
 
 MAX_METRICS_A_REQUEST = 1000
 MAX_PARAMS_A_REQUEST = 100
+MAX_TAGS_A_REQUEST = 100
 MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 8000
 """The server cuts longer ones silently, unless MLFLOW_TRUNCATE_LONG_VALUES=false."""
 
 
@@ -36,14 +38,13 @@ class MlflowTracker:
     def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowRun:
         from mlflow.entities import Param
 
-        for key, value in params.items():
-            if len(value) > MAX_PARAM_LENGTH:
-                raise TrackingError(f"param {key}: expected at most {MAX_PARAM_LENGTH} characters, got {len(value)}")
+        _check_lengths("param", params, MAX_PARAM_LENGTH)
+        _check_lengths("tag", tags, MAX_TAG_LENGTH)
         with _translated(self._uri):
             experiment_id = self._experiment_id(experiment)
             run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
             for chunk in _chunks(params.items(), MAX_PARAMS_A_REQUEST):
-                self._client.log_batch(run_id, params=[Param(key, value) for key, value in chunk])
+                self._client.log_batch(run_id, params=[Param(key, value) for key, value in chunk], synchronous=True)
         return MlflowRun(self._client, self._uri, run_id)
 
     def open_run(self, run_id: str) -> MlflowRun:
@@ -86,13 +87,16 @@ class MlflowRun:
         with _translated(self._uri):
             for chunk in _chunks(metrics, MAX_METRICS_A_REQUEST):
                 batch = [MlflowMetric(metric.key, metric.value, metric.timestamp, metric.step) for metric in chunk]
-                self._client.log_batch(self._run_id, metrics=batch)
+                self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
+        _check_lengths("tag", tags, MAX_TAG_LENGTH)
         with _translated(self._uri):
-            self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            for chunk in _chunks(tags.items(), MAX_TAGS_A_REQUEST):
+                batch = [RunTag(key, value) for key, value in chunk]
+                self._client.log_batch(self._run_id, tags=batch, synchronous=True)
 
     def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
         with _translated(self._uri), tempfile.TemporaryDirectory() as folder:
@@ -105,6 +109,12 @@ class MlflowRun:
     def finish(self, status: str = "FINISHED") -> None:
         with _translated(self._uri):
             self._client.set_terminated(self._run_id, status=status)
+
+
+def _check_lengths(kind: str, values: Mapping[str, str], limit: int) -> None:
+    for key, value in values.items():
+        if len(value) > limit:
+            raise TrackingError(f"{kind} {key}: expected at most {limit} characters, got {len(value)}")
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:

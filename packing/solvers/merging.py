@@ -22,6 +22,7 @@ from packing.types import Histogram
 _FEW_LENGTHS = 600
 _FIRST_GROUPS = 128
 _PARTS = 4
+_MOST_MARKS = 0.6  # of the lengths that occur: beyond, merging the others saves nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,14 @@ class Marks:
     def of(cls, histogram: Histogram) -> Marks:
         """All lengths that occur if they are few, else equal steps."""
         capacity = histogram.max_sequence_length
-        lengths = np.flatnonzero(by_length(histogram))
-        if len(lengths) > _FEW_LENGTHS:
-            lengths = np.arange(1, _FIRST_GROUPS + 1) * capacity // _FIRST_GROUPS
-        return cls(np.union1d(lengths, [capacity]))
+        if np.count_nonzero(histogram.counts) <= _FEW_LENGTHS:
+            return cls.all_of(histogram)
+        return cls(np.arange(1, _FIRST_GROUPS + 1) * capacity // _FIRST_GROUPS)
+
+    @classmethod
+    def all_of(cls, histogram: Histogram) -> Marks:
+        """All lengths that occur: nothing is merged."""
+        return cls(np.union1d(np.flatnonzero(by_length(histogram)), [histogram.max_sequence_length]))
 
     def group_of(self, lengths: Ints) -> Ints:
         """The index of the mark that each length is rounded up to."""
@@ -93,6 +98,8 @@ def relax(histogram: Histogram, max_sequences_per_pack: int, deadline: float) ->
         if not relaxed.optimal or not len(groups) or meets(bound, relaxed.solution):
             return result
         marks = marks.split(groups)
+        if len(marks.lengths) > _MOST_MARKS * np.count_nonzero(histogram.counts):
+            marks = Marks.all_of(histogram)
         packs = [relaxation.packs[column] for column in np.flatnonzero(relaxed.solution.uses > 0)]
 
 

@@ -25,7 +25,7 @@ def pack(histogram: Histogram, max_sequences_per_pack: int) -> list[Strategy]:
     """Strategies that hold every sequence exactly once; not merged.
 
     Raises UsageError where the matrix of all strategies would have more than `MOST_MATRIX_ENTRIES` entries, which
-    for K > 3 is soon the case.
+    for K > 3 is soon the case, and where the iteration does not converge.
     """
     from scipy.optimize import nnls
 
@@ -39,7 +39,11 @@ def pack(histogram: Histogram, max_sequences_per_pack: int) -> list[Strategy]:
     weights[:_SHORT_LENGTHS] = _SHORT_WEIGHT
     counts = np.array(histogram.counts, dtype=np.float64)
     scale = counts.max()
-    uses, _ = nnls(matrix * weights[:, None], counts * weights / scale)
+    matrix *= weights[:, None]
+    try:
+        uses, _ = nnls(matrix, counts * weights / scale)
+    except RuntimeError as exc:
+        raise UsageError(f"solver nnls: least squares did not converge ({exc}); use the solver optimal") from exc
     rounded = [Strategy(lengths, round(float(use))) for lengths, use in zip(full_packs, uses * scale, strict=True)]
     filled, missing = fill((strategy for strategy in rounded if strategy.count), histogram)
     return filled + lpfhp.pack(missing, max_sequences_per_pack)

@@ -20,6 +20,7 @@ class Settings:
     train_vocab_size: int
     train_steps: int
     train_sequences_per_step: int
+    train_learning_rate: float
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -38,4 +39,5 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         train_vocab_size=int(get("TRAIN_VOCAB_SIZE", "30522")),
         train_steps=int(get("TRAIN_STEPS", "1000")),
         train_sequences_per_step=int(get("TRAIN_SEQUENCES_PER_STEP", "256")),
+        train_learning_rate=float(get("TRAIN_LEARNING_RATE", "4.25e-4")),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 
@@ -17,13 +18,20 @@ from packing.adapters.s3 import client_config
 
 @dataclass
 class Behaviour:
-    """What the server does: `cuts` bytes of successive bodies before it hangs up, `status` for all requests."""
+    """What the server does.
+
+    It sends `cuts` bytes of successive bodies before it hangs up (once `stall` is set), answers all requests with
+    `status`, and refuses part `bad_part` of an upload.
+    """
 
     content: bytes
     cuts: list[int] = field(default_factory=list)
     status: int = 0
     code: str = ""
     ignores_if_match: bool = False
+    ignores_range: bool = False
+    bad_part: int = 0
+    stall: threading.Event | None = None
     replaced_after: int | None = None
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     uploaded: dict[str, bytes] = field(default_factory=dict)
@@ -49,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._error(412, "PreconditionFailed")
             return
         first, last = 0, len(b.content) - 1
-        if ranged := self.headers.get("Range"):
+        if (ranged := self.headers.get("Range")) and not b.ignores_range:
             start, _, end = ranged.removeprefix("bytes=").partition("-")
             first, last = int(start), min(int(end or last), last)
         body = b.content[first : last + 1]
@@ -57,6 +65,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         cut = b.cuts.pop(0) if b.cuts else len(body)
         self.wfile.write(body[:cut])
         if cut < len(body):
+            if b.stall:
+                b.stall.wait()
             self.close_connection = True
             self.connection.shutdown(2)
 
@@ -66,8 +76,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if b.status:
             self._error(b.status, b.code)
             return
+        if parse_qs(urlsplit(self.path).query).get("partNumber") == [str(b.bad_part)]:
+            self._error(400, "BadDigest")
+            return
         b.uploaded[self.path] = body
         self._headers(200, 0)
+
+    def do_POST(self) -> None:
+        """Begin or complete an upload in parts."""
+        self._record()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b"<Result><UploadId>upload</UploadId><ETag>tag</ETag></Result>"
+        self._headers(200, len(body))
+        self.wfile.write(body)
+
+    def do_DELETE(self) -> None:
+        self._record()
+        self._headers(204, 0)
 
     def do_HEAD(self) -> None:
         b = self._record()

@@ -33,6 +33,7 @@ def test_what_is_written_is_read_whole_and_in_ranges(place: tuple[Storage, str])
     assert storage.read(info.uri, start=10) == content[10:]
     assert storage.read(info.uri, start=10, size=5) == content[10:15]
     assert storage.read(info.uri, start=len(content) - 1) == content[-1:]
+    assert storage.read(info.uri, start=len(content)) == b""
     assert storage.read(info.uri, start=3, size=0) == b""
     assert storage.head(info.uri) == info
 
@@ -60,6 +61,7 @@ def test_a_listing_is_sorted_complete_and_of_the_folder_only(place: tuple[Storag
     assert listed == sorted(written, key=lambda info: info.uri)
     assert storage.list(f"{folder}/a") == [info for info in listed if info.uri.startswith(f"{folder}/a/")]
     assert storage.list(f"{folder}/nothing") == []
+    assert storage.list(f"{folder}/") == listed
 
 
 def test_another_content_has_another_etag_and_a_pinned_read_refuses_it(place: tuple[Storage, str]) -> None:
@@ -76,18 +78,20 @@ def test_another_content_has_another_etag_and_a_pinned_read_refuses_it(place: tu
 def test_what_is_not_there_is_named(place: tuple[Storage, str]) -> None:
     storage, folder = place
     storage.write(f"{folder}/a", b"abc")
-    for call in (storage.head, storage.read):
-        with pytest.raises(ObjectNotFoundError, match=f"{folder}/missing"):
-            call(f"{folder}/missing")
+    storage.write(f"{folder}/sub/b", b"abc")
+    for name in ("missing", "sub", "a/b"):
+        for call in (storage.head, storage.read, lambda uri: storage.read(uri, size=0)):
+            with pytest.raises(ObjectNotFoundError, match=f"{folder}/{name}"):
+                call(f"{folder}/{name}")
 
 
-@pytest.mark.parametrize(("start", "size"), [(0, 4), (2, 2), (4, None), (9, 1), (9, 0)])
+@pytest.mark.parametrize(("start", "size"), [(0, 4), (2, 2), (4, None), (9, 1), (9, 0), (-1, 1), (1, -1)])
 def test_a_range_past_the_end_is_an_error_and_never_short(
     place: tuple[Storage, str], start: int, size: int | None
 ) -> None:
     storage, folder = place
     storage.write(f"{folder}/a", b"abc")
-    with pytest.raises(StorageError, match=f"{folder}/a"):
+    with pytest.raises(StorageError, match=f"{folder}/a: .*truncated"):
         storage.read(f"{folder}/a", start=start, size=size)
 
 

@@ -120,7 +120,7 @@ def test_a_refresh_is_triggered_and_the_training_that_follows_is_awaited(
 def test_a_failed_run_names_its_task_and_shows_the_end_of_its_log(
     server: Server, supervisor: Supervisor, display: Display, shown: io.StringIO
 ) -> None:
-    answer_run(server, "d", "r", ["running", "failed"], [tasks("running"), tasks("failed")])
+    answer_run(server, "d", "r", ["running", "failed"], [tasks("running", "running"), tasks("success", "failed")])
     events = [{"event": f"line {number}", "level": "info"} for number in range(100)]
     events.append(
         {"event": "Task failed", "level": "error", "error_detail": [{"exc_type": "InputError", "exc_value": "bad"}]}
@@ -132,7 +132,7 @@ def test_a_failed_run_names_its_task_and_shows_the_end_of_its_log(
     assert lines[-2:] == ["error   Task failed", "        InputError: bad"]
     assert "info    line 99" in lines
     assert "info    line 0" not in lines
-    assert "scan: failed (failed after" in shown.getvalue()
+    assert "scan: 1 failed, 1 success (failed after" in shown.getvalue()
 
 
 def test_airflow_is_healthy_when_all_components_are(server: Server) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-from brute_force import fewest_packs, max_sequences, most_valuable_pack, small_histograms, tiny_histograms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from packing.solvers.bounds import Bound, cheap_bound, sequence_bound, token_bou
 from packing.solvers.check import check_certificate
 from packing.solvers.knapsack import completions
 from packing.types import Histogram
+from tests.solvers.brute_force import fewest_packs, max_sequences, most_valuable_pack, small_histograms, tiny_histograms
 
 
 def all_bounds(histogram: Histogram, k: int) -> list[Bound]:

@@ -3,13 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from brute_force import max_sequences, most_valuable_pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing.errors import VerificationError
 from packing.solvers.check import check_certificate, check_strategies
 from packing.types import Certificate, Histogram, Strategy
+from tests.solvers.brute_force import max_sequences, most_valuable_pack
 
 # L = 10: two of length 3, one of 4, three of 6
 HISTOGRAM = Histogram((0, 0, 2, 1, 0, 3, 0, 0, 0, 0))
@@ -38,6 +38,12 @@ def test_sound_strategies_pass() -> None:
 def test_each_kind_of_damage_is_found(damaged: tuple[Strategy, ...], told: str) -> None:
     with pytest.raises(VerificationError, match=told):
         check_strategies(HISTOGRAM, 2, damaged)
+
+
+def test_one_token_too_many_is_too_many() -> None:
+    histogram = Histogram((0, 0, 0, 0, 1, 1, 0, 0, 0, 0))
+    with pytest.raises(VerificationError, match=r"at most 10.*sum of 11"):
+        check_strategies(histogram, 2, [Strategy((5, 6), 1)])
 
 
 def test_a_certificate_proves_its_bound() -> None:

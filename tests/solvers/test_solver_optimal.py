@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brute_force import fewest_packs, max_sequences, small_histograms, tiny_histograms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from packing.errors import UsageError
 from packing.solvers import solve
 from packing.solvers.check import check_certificate, check_strategies
 from packing.types import SOLVERS, Histogram, merge_strategies
+from tests.solvers.brute_force import fewest_packs, max_sequences, small_histograms, tiny_histograms
 
 HISTOGRAMS = Path(__file__).parents[2].parent / "shared" / "data" / "histograms"
 
@@ -81,6 +81,14 @@ def test_random_histograms_are_solved_to_the_bound_or_one_above(seed: int) -> No
 def test_simple_cases_are_proven_optimal(counts: tuple[int, ...], k: int, packs: int) -> None:
     solution = solve(Histogram(counts), k)
     assert (solution.packs, solution.lower_bound) == (packs, packs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_counts_of_many_magnitudes_are_solved_to_the_precision_of_floating_point(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    counts = (10 ** random.uniform(0, 12, 100)).astype(int) * (random.random(100) < 0.5)
+    solution = solve(Histogram(tuple(counts.tolist())), int(random.integers(2, 12)))
+    assert solution.gap <= max(1, solution.lower_bound * 1e-10)
 
 
 @pytest.mark.parametrize("k", [3, 4, 12])

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from brute_force import max_sequences, small_histograms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from packing.solvers import lpfhp, nnls, spfhp
 from packing.solvers.check import check_strategies
 from packing.solvers.filling import fill
 from packing.types import Histogram, Strategy
+from tests.solvers.brute_force import max_sequences, small_histograms
 
 HISTOGRAMS = Path(__file__).parents[2].parent / "shared" / "data" / "histograms"
 

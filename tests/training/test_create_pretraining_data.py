@@ -171,7 +171,9 @@ def test_duplicates_are_masked_anew() -> None:
 def test_compressed_shards_hold_the_same_records() -> None:
     plain, compressed = (create(replace(OPTIONS, compress=compress))[0] for compress in (False, True))
     for uri in (info.uri for info in plain.list("/out/train")):
-        assert gzip.decompress(compressed.read(uri)) == plain.read(uri)
+        stored = compressed.read(uri)
+        assert gzip.decompress(stored) == plain.read(uri)
+        assert stored[4:8] == bytes(4), "the time of writing must not reach the bytes"
 
 
 def test_masking_follows_the_published_shares() -> None:

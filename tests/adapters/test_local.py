@@ -1,0 +1,79 @@
+"""What the local adapter makes of file systems: half-written files, links, missing permissions."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from packing.adapters.local import LocalStorage
+from packing.errors import StorageError
+
+
+def test_a_reader_sees_the_old_or_the_new_content_and_never_a_mixture(tmp_path: Path) -> None:
+    storage, uri = LocalStorage(), str(tmp_path / "object")
+    contents = [bytes([number]) * 300_000 for number in (1, 2)]
+    storage.write(uri, contents[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(100):
+            storage.write(uri, contents[number % 2])
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    while not done.is_set():
+        seen.append(storage.read(uri))
+    writer.join()
+    assert seen
+    assert set(seen) <= set(contents)
+
+
+def test_what_a_broken_off_write_left_is_not_listed(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    written = storage.write(str(tmp_path / "object"), b"x")
+    (tmp_path / ".stowage-0123456789abcdef").write_bytes(b"half")
+    (tmp_path / ".hidden").write_bytes(b"")
+    assert [info.uri for info in storage.list(str(tmp_path))] == [str(tmp_path / ".hidden"), written.uri]
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    folder = tmp_path / "folder"
+    kept = storage.write(str(folder / "kept"), b"x")
+    with pytest.raises(StorageError, match=str(folder)):
+        storage.write(str(folder), b"y")
+    with pytest.raises(StorageError, match="kept/below"):
+        storage.write(f"{kept.uri}/below", b"y")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "kept"]
+
+
+def test_files_have_the_permissions_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    LocalStorage().write(str(tmp_path / "object"), b"x")
+    assert stat.S_IMODE((tmp_path / "object").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_linked_folders_are_followed_and_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    storage.write(str(tmp_path / "elsewhere/a"), b"x")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/link").symlink_to(tmp_path / "elsewhere")
+    assert [info.uri for info in storage.list(str(tmp_path / "source"))] == [str(tmp_path / "source/link/a")]
+    (tmp_path / "source/broken").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match=str(tmp_path / "source/broken")):
+        storage.list(str(tmp_path / "source"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    with pytest.raises(StorageError, match=f"Permission denied: '{closed}'"):
+        LocalStorage().list(str(tmp_path))
