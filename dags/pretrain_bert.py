@@ -32,7 +32,7 @@ params = {
     "model": Param(
         settings.train_model,
         type="string",
-        description="`tiny`, `mini`, `base`, `large`, or the path of a `bert_config.json`.",
+        description_md="`tiny`, `mini`, `base`, `large`, or the path of a `bert_config.json`.",
         section="Training",
     ),
     "vocab_size": Param(

@@ -33,7 +33,7 @@ params = {
         type="string",
         pattern=PLACE,
         title="Source",
-        description="Raw TFRecord shards: `s3://bucket/prefix` or a folder that every worker sees.",
+        description_md="Raw TFRecord shards: `s3://bucket/prefix` or a folder that every worker sees.",
         section="Dataset",
     ),
     "destination": Param(
@@ -67,7 +67,7 @@ params = {
         "optimal",
         type="string",
         enum=list(SOLVERS),
-        description="`optimal` proves how close it is to the best; the others are the published baselines.",
+        description_md="`optimal` proves how close it is to the best; the others are the published baselines.",
         section="Packing",
     ),
     "seed": Param(0, type="integer", minimum=0, description="Order of packs and sequences.", section="Packing"),

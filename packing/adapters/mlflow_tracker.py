@@ -1,24 +1,24 @@
-"""Runs in MLflow, in as few requests as it allows."""
+"""Runs in MLflow, in as few requests as it allows.
+
+Its client divides a batch by the server's limits on a request. Everything is sent before a call returns, whatever
+MLFLOW_ENABLE_ASYNC_LOGGING says: asynchronous logging loses what is left when the server or the process goes away.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from packing.errors import TrackingError
 from packing.ports import Metric
 
-MAX_METRICS_A_REQUEST = 1000
-MAX_PARAMS_A_REQUEST = 100
-MAX_TAGS_A_REQUEST = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
-"""The server cuts longer ones silently, unless MLFLOW_TRUNCATE_LONG_VALUES=false."""
+"""Longer ones are cut silently, unless MLFLOW_TRUNCATE_LONG_VALUES is false."""
 
 
 class MlflowTracker:
@@ -43,8 +43,7 @@ class MlflowTracker:
         with _translated(self._uri):
             experiment_id = self._experiment_id(experiment)
             run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-            for chunk in _chunks(params.items(), MAX_PARAMS_A_REQUEST):
-                self._client.log_batch(run_id, params=[Param(key, value) for key, value in chunk], synchronous=True)
+            self._client.log_batch(run_id, params=[Param(*param) for param in params.items()], synchronous=True)
         return MlflowRun(self._client, self._uri, run_id)
 
     def open_run(self, run_id: str) -> MlflowRun:
@@ -84,19 +83,16 @@ class MlflowRun:
     def log_metrics(self, metrics: Iterable[Metric]) -> None:
         from mlflow.entities import Metric as MlflowMetric
 
+        batch = [MlflowMetric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics]
         with _translated(self._uri):
-            for chunk in _chunks(metrics, MAX_METRICS_A_REQUEST):
-                batch = [MlflowMetric(metric.key, metric.value, metric.timestamp, metric.step) for metric in chunk]
-                self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         _check_lengths("tag", tags, MAX_TAG_LENGTH)
         with _translated(self._uri):
-            for chunk in _chunks(tags.items(), MAX_TAGS_A_REQUEST):
-                batch = [RunTag(key, value) for key, value in chunk]
-                self._client.log_batch(self._run_id, tags=batch, synchronous=True)
+            self._client.log_batch(self._run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
 
     def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
         with _translated(self._uri), tempfile.TemporaryDirectory() as folder:
@@ -115,12 +111,6 @@ def _check_lengths(kind: str, values: Mapping[str, str], limit: int) -> None:
     for key, value in values.items():
         if len(value) > limit:
             raise TrackingError(f"{kind} {key}: expected at most {limit} characters, got {len(value)}")
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 @contextmanager
