@@ -27,8 +27,10 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 def object_store(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
     """An rclone server with the buckets `raw`, `packed` and `mlflow`."""
     from demo.servers import start_object_store
+    from demo.stack import plain_environment
 
-    return start_object_store(supervisor, tmp_path_factory.mktemp("objects"), BUCKETS, os.environ)
+    folder = tmp_path_factory.mktemp("objects")
+    return start_object_store(supervisor, folder, BUCKETS, plain_environment(os.environ))
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +39,16 @@ def mlflow_server(
 ) -> MlflowServer:
     """An MLflow server that keeps its artifacts in the object store."""
     from demo.servers import start_mlflow
+    from demo.stack import plain_environment
 
-    return start_mlflow(supervisor, tmp_path_factory.mktemp("mlflow"), object_store, os.environ)
+    folder = tmp_path_factory.mktemp("mlflow")
+    return start_mlflow(supervisor, folder, object_store, plain_environment(os.environ))
 
 
 @pytest.fixture
 def aws_environment(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a user exports to reach the object store."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in object_store.environment.items():
         monkeypatch.setenv(name, value)

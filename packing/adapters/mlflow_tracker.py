@@ -115,11 +115,13 @@ def _check_lengths(kind: str, values: Mapping[str, str], limit: int) -> None:
 
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
-    """MLflow raises its own errors, and those of requests while it handles artifacts."""
+    """MLflow raises its own errors; while it stores artifacts, also those of requests and boto3."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
     try:
         yield
-    except (MlflowException, RequestException) as exc:
+    except (MlflowException, RequestException, Boto3Error, BotoCoreError, ClientError) as exc:
         raise TrackingError(f"{uri}: MLflow failed ({exc}); check its address and that it runs") from exc

@@ -89,6 +89,18 @@ def test_what_the_server_would_cut_is_refused_and_the_limit_itself_is_not(
         tracker.start_run(experiment, "run", params={}, tags={"t": "x" * 8001})
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("aws_environment")
+def test_a_store_that_refuses_artifacts_directly_is_a_tracking_error(
+    tracker: Tracker, client: Any, experiment: str
+) -> None:
+    """As with a server that lets its clients write to the store themselves."""
+    client.create_experiment(experiment, artifact_location="s3://nowhere/artifacts")
+    run = tracker.start_run(experiment, "run", params={}, tags={})
+    with pytest.raises(TrackingError, match="NoSuchBucket"):
+        run.log_artifacts({"a.txt": b"x"})
+
+
 class _Refusing(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = b'{"error_code": "PERMISSION_DENIED", "message": "because"}'

@@ -179,6 +179,15 @@ with Supervisor(logs) as supervisor:
     assert supervised.others() == []
 
 
+def test_a_server_may_not_end_not_even_well(script: Callable[[str], Script]) -> None:
+    supervised = script("""
+with Supervisor(logs) as supervisor:
+    supervisor.start("server", [sys.executable, "-c", "pass"], os.environ)
+    wait_until(lambda: False, "the server", supervisor, 60)
+""")
+    assert "server ended with status 0; its log" in supervised.end()[2]
+
+
 def test_a_wait_in_vain_names_what_was_waited_for_and_the_logs(script: Callable[[str], Script], tmp_path: Path) -> None:
     supervised = script("""
 with Supervisor(logs) as supervisor:
