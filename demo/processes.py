@@ -50,7 +50,9 @@ class Child:
 
     def wait(self) -> None:
         """Wait until a job has ended; raises DemoError if it failed."""
-        self.process.wait()
+        # A signal that arrives just before a blocking call is noticed after it only, so none may last long.
+        while self.process.poll() is None:
+            time.sleep(POLL_SECONDS)
         self.check()
 
     def check(self) -> None:

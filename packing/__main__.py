@@ -1,8 +1,22 @@
-"""`python -m packing`."""
+"""`python -m packing`; Ctrl-C and SIGTERM end it with the shell's statuses, 130 and 143, at any moment."""
 
+from __future__ import annotations
+
+import signal
 import sys
+from types import FrameType
 
-from packing.cli import main
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from packing.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

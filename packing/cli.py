@@ -32,17 +32,16 @@ from packing.verify import require, verify_dataset
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
+    status = 0
     try:
         result = options.command(options)
     except StowageError as exc:
         _say(f"error: {exc}")
-        return exc.exit_status
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        status = exc.exit_status
+        result = {"error": str(exc), "exit_status": status, **exc.details}
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
-    return 0
+    return status
 
 
 def scan(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,8 +155,6 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
         checks = verify_dataset(storage, stage_map, absolute(options.manifest), source)
     for check in checks:
         sys.stdout.write(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}\n")
-    if options.json and not all(check.passed for check in checks):
-        sys.stdout.write(json.dumps({"verified": False, "checks": [asdict(check) for check in checks]}) + "\n")
     require(checks)
     return {"verified": True, "checks": [asdict(check) for check in checks]}
 

@@ -6,11 +6,15 @@ where they enter (`raise ... from exc`), so callers only ever catch `StowageErro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class StowageError(Exception):
-    """Base of the tree."""
+    """Base of the tree. `details` are facts for programs, which commands print with `--json`."""
 
     exit_status = 1
+    details: Mapping[str, Any] = {}
 
 
 class UsageError(StowageError):

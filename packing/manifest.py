@@ -51,7 +51,7 @@ def manifest_from_json(document: Mapping[str, Any], uri: str) -> Manifest:
             max_sequence_length=shapes["input_ids"],
             max_sequences_per_pack=sequences_per_pack,
             max_predictions_per_sequence=shapes["masked_lm_positions"] - sequences_per_pack,
-            shards=tuple(PackedShard(**shard) for shard in document["shards"]),
+            shards=tuple(_shard_from_json(shard) for shard in document["shards"]),
         )
         expected = manifest_to_json(manifest)
     except (KeyError, TypeError, ValueError, IndexError) as exc:
@@ -62,12 +62,21 @@ def manifest_from_json(document: Mapping[str, Any], uri: str) -> Manifest:
     return manifest
 
 
+def _shard_from_json(document: Mapping[str, Any]) -> PackedShard:
+    shard = PackedShard(**document)
+    for name, value in asdict(shard).items():
+        expected = str if name in ("uri", "sha256") else int
+        if type(value) is not expected:
+            raise TypeError(f"shards: {name}: expected {expected.__name__}, found {value!r}")
+    return shard
+
+
 def read_manifest(storage: Storage, uri: str) -> Manifest:
     """The manifest stored at `uri`; raises InputError if it is none, StorageError if it cannot be read."""
     content = storage.read(uri)
     try:
         document = json.loads(content)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError(f"{uri}: not a manifest ({exc}); check the URI") from exc
     if not isinstance(document, dict):
         raise InputError(f"{uri}: not a manifest (a JSON {type(document).__name__}); check the URI")

@@ -1,11 +1,14 @@
 """Running one stage function over many items: in this process with the storage at hand, or in worker processes.
 
-Workers open their own storage; results come back in the order of the items; an error in a worker is raised here.
+Workers open their own storage; results come back in the order of the items; an error in a worker is raised here, and
+ends the others. No worker outlives this process, however it ends.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -52,6 +55,10 @@ def process_pool(workers: int, open_storage: Callable[[], Storage]) -> Iterator[
 
     try:
         yield run
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -61,7 +68,16 @@ _storage: Storage | None = None
 
 def _start_worker(open_storage: Callable[[], Storage]) -> None:
     global _storage  # noqa: PLW0603 - what a process pool's initializer makes can live nowhere else
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _storage = open_storage()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_worker(function: Callable[[Storage, Item], Result], item: Item) -> Result:

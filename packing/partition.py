@@ -27,7 +27,7 @@ def assign_partitions(shards: Sequence[RawShard], capacity: int) -> list[tuple[R
 
 
 def _position(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest(), "big")
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), "big")
 
 
 def _split(shards: list[tuple[int, RawShard]], capacity: int, bit: int) -> list[list[tuple[int, RawShard]]]:

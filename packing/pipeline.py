@@ -6,13 +6,16 @@ DESTINATION and hand each other names and digests only.
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
+from packing.cache import read_cached
 from packing.errors import InputError, ObjectNotFoundError, UsageError, VerificationError
 from packing.jsonio import pretty
 from packing.manifest import read_manifest, write_manifest
@@ -21,6 +24,7 @@ from packing.partition import assign_partitions
 from packing.plan import always_fits, plan_partition
 from packing.ports import Storage
 from packing.recipe import (
+    contents_of,
     dataset_input_id,
     histogram_input_id,
     make_partition,
@@ -32,22 +36,26 @@ from packing.recipe import (
     strategies_from_json,
     strategies_to_json,
 )
+from packing.recipe_checks import recipe_problems
 from packing.scan import check_limits, list_raw_shards, load_index, read_summary, scan_shard
 from packing.solvers import solve
+from packing.solvers.check import check_strategies
 from packing.types import (
     Histogram,
     Manifest,
-    PackedShard,
     Parameters,
     Partition,
     RawShard,
     Recipe,
     ShardSummary,
+    StoredShard,
 )
 from packing.write import read_written, write_partition
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how many of its items are done, and how many there are."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,24 +115,54 @@ def refresh(
 
 
 def check_locations(source: str, destination: str) -> None:
-    """Refuse a destination below the source, whose packed shards the next refresh would take for raw ones."""
-    if (destination.rstrip("/") + "/").startswith(source.rstrip("/") + "/"):
+    """Refuse places in which packed shards would be taken for raw ones by the next refresh."""
+    source, destination = _resolved(source), _resolved(destination)
+    if _is_within(destination, source):
         raise UsageError(f"destination {destination} is below source {source}; choose one beside it")
+    if any(_is_within(source, f"{destination}/{own}") for own in ("index", "manifests", "recipes", "shards")):
+        raise UsageError(f"source {source} is part of the packed dataset {destination}; choose raw shards")
+
+
+def _resolved(uri: str) -> str:
+    return uri if uri.startswith("s3://") else os.path.realpath(uri)
+
+
+def _is_within(uri: str, folder: str) -> bool:
+    return f"{uri}/".startswith(f"{folder}/")
 
 
 def find_current(
     storage: Storage, destination: str, parameters: Parameters, summaries: Sequence[ShardSummary]
 ) -> Recipe | None:
-    """The recipe of a dataset that exists, is complete, and was made from exactly this input; or None."""
+    """The recipe of a dataset that exists, is complete and sound, and was made from exactly this input; or None."""
+    input_uri = _input_uri(destination, dataset_input_id(parameters, contents_of(summaries)))
+    current = read_cached(storage, input_uri, lambda document: (document["recipe_id"], dict(document["etags"])))
+    if current is None:
+        return None
+    recipe_id, etags = current
     try:
-        content = storage.read(_input_uri(destination, dataset_input_id(parameters, summaries)))
-        recipe_id = json.loads(content)["recipe_id"]
-        manifest = read_manifest(storage, manifest_uri(destination, recipe_id))
-        recipe = read_recipe(storage, recipe_uri(destination, recipe_id))
+        read_manifest(storage, manifest_uri(destination, recipe_id))
+    except (ObjectNotFoundError, InputError) as exc:
+        log.warning("%s; making the dataset again", exc)
+        return None
+    found = {info.uri: info.etag for info in storage.list(f"{destination}/shards")}
+    if any(found.get(uri) != etag for uri, etag in etags.items()):
+        return None
+    return _read_sound_recipe(storage, recipe_uri(destination, recipe_id))
+
+
+def _read_sound_recipe(storage: Storage, uri: str) -> Recipe | None:
+    try:
+        recipe = read_recipe(storage, uri)
     except ObjectNotFoundError:
         return None
-    stored = {info.uri: info.size for info in storage.list(f"{destination}/shards")}
-    return recipe if all(stored.get(shard.uri) == shard.bytes for shard in manifest.shards) else None
+    except (InputError, VerificationError) as exc:
+        log.warning("%s", exc)
+        return None
+    if problems := recipe_problems(recipe):
+        log.warning("%s: altered (%s); making it again", uri, "; ".join(problems))
+        return None
+    return recipe
 
 
 def solve_recipe(
@@ -156,15 +194,14 @@ def solve_recipe(
     )
     partitions = _tracked(progress, "solve", solves, len(members))
     bound = solve(histogram, parameters.max_sequences_per_pack, "optimal", time_limit)
-    input_id = dataset_input_id(parameters, summaries)
+    input_id = dataset_input_id(parameters, contents_of(summaries))
     seconds = time.monotonic() - started
     recipe = make_recipe(input_id, parameters, summaries, histogram, partitions, bound, seconds)
     uri = recipe_uri(destination, recipe.recipe_id)
-    try:
-        return read_recipe(storage, uri)
-    except ObjectNotFoundError:
-        storage.write(uri, recipe_bytes(recipe))
-        return recipe
+    if existing := _read_sound_recipe(storage, uri):
+        return existing
+    storage.write(uri, recipe_bytes(recipe))
+    return recipe
 
 
 def solve_histogram(parameters: Parameters, histogram: Histogram, time_limit: float | None = None) -> Recipe:
@@ -192,16 +229,22 @@ def solve_partition(
     time_limit: float | None = None,
 ) -> Partition:
     """The partition of these shards: from the answer that the store keeps for this input, or else solved and kept."""
-    input_id = partition_input_id(parameters, summaries)
+    input_id = partition_input_id(parameters, contents_of(summaries))
     uri = f"{destination}/index/solved/{input_id}.json"
     names = [summary.shard.name for summary in summaries]
     sequences = sum(summary.sequences for summary in summaries)
-    try:
-        answer = json.loads(storage.read(uri))
+    histogram = histogram_of(summaries, parameters.max_sequence_length)
+
+    def parse(answer: Any) -> Partition:
         strategies = strategies_from_json(answer["strategies"])
+        try:
+            check_strategies(histogram, parameters.max_sequences_per_pack, strategies)
+        except VerificationError as exc:
+            raise ValueError(str(exc)) from exc
         return make_partition(input_id, names, sequences, strategies, complete=answer["complete"])
-    except ObjectNotFoundError:
-        histogram = histogram_of(summaries, parameters.max_sequence_length)
+
+    if kept := read_cached(storage, uri, parse):
+        return kept
     solution = solve(histogram, parameters.max_sequences_per_pack, parameters.solver, time_limit)
     partition = make_partition(input_id, names, sequences, solution.strategies, complete=solution.complete)
     _check_masked(storage, partition, summaries, destination=destination, parameters=parameters)
@@ -230,19 +273,19 @@ def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
 
     Raises VerificationError, and stores nothing, if anything is missing or does not add up to the recipe.
     """
-    packed: list[PackedShard] = []
+    stored: list[StoredShard] = []
     for partition in recipe.partitions:
         written = read_written(storage, partition, destination=destination)
         if written is None:
             raise VerificationError(f"partition {partition.digest}: its packed shards are incomplete; refresh again")
-        packed.extend(written)
+        stored.extend(written)
     parameters = recipe.parameters
     manifest = Manifest(
         recipe_id=recipe.recipe_id,
         max_sequence_length=parameters.max_sequence_length,
         max_sequences_per_pack=parameters.max_sequences_per_pack,
         max_predictions_per_sequence=parameters.max_predictions_per_sequence,
-        shards=tuple(packed),
+        shards=tuple(entry.shard for entry in stored),
     )
     expected = (recipe.statistics["packs"], recipe.histogram.sequences, recipe.histogram.tokens)
     found = (manifest.packs, manifest.sequences, manifest.tokens)
@@ -252,7 +295,8 @@ def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
         )
     uri = manifest_uri(destination, recipe.recipe_id)
     write_manifest(storage, uri, manifest)
-    storage.write(_input_uri(destination, recipe.input_id), pretty({"recipe_id": recipe.recipe_id}))
+    etags = {entry.shard.uri: entry.etag for entry in stored}
+    storage.write(_input_uri(destination, recipe.input_id), pretty({"recipe_id": recipe.recipe_id, "etags": etags}))
     storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
     return manifest
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from packing.errors import InputError, VerificationError
+from packing.errors import InputError, UsageError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.ports import Storage
 from packing.types import (
@@ -38,19 +38,25 @@ PACKER_FORMAT = 1
 """Raised by every change that gives other packed bytes for the same input; such a version reuses nothing."""
 
 
-def dataset_input_id(parameters: Parameters, summaries: Sequence[ShardSummary]) -> str:
+def contents_of(summaries: Sequence[ShardSummary]) -> dict[str, str]:
+    """SHA-256 by name: what of the raw shards determines the packed bytes."""
+    return {summary.shard.name: summary.sha256 for summary in summaries}
+
+
+def fingerprint_of(contents: Mapping[str, str]) -> str:
+    """Digest of the raw shards' names and contents."""
+    return digest(sorted(contents.items()))
+
+
+def dataset_input_id(parameters: Parameters, contents: Mapping[str, str]) -> str:
     """Digest of the packer's format, the parameters, and the raw shards' names and contents."""
-    return digest({"format": PACKER_FORMAT, "parameters": asdict(parameters), "shards": _names_and_digests(summaries)})
+    return digest({"format": PACKER_FORMAT, "parameters": asdict(parameters), "shards": sorted(contents.items())})
 
 
-def partition_input_id(parameters: Parameters, summaries: Sequence[ShardSummary]) -> str:
+def partition_input_id(parameters: Parameters, contents: Mapping[str, str]) -> str:
     """As `dataset_input_id`, for one partition; how the others are divided does not matter to it."""
     own = {name: value for name, value in asdict(parameters).items() if name != "partition_bytes"}
-    return digest({"format": PACKER_FORMAT, "parameters": own, "shards": _names_and_digests(summaries)})
-
-
-def _names_and_digests(summaries: Sequence[ShardSummary]) -> list[list[str]]:
-    return sorted([summary.shard.name, summary.sha256] for summary in summaries)
+    return digest({"format": PACKER_FORMAT, "parameters": own, "shards": sorted(contents.items())})
 
 
 def make_partition(
@@ -77,7 +83,7 @@ def make_recipe(
         recipe_id=compute_recipe_id(input_id, strategies, partitions),
         producer=producer(),
         parameters=parameters,
-        fingerprint=digest(_names_and_digests(summaries)),
+        fingerprint=fingerprint_of(contents_of(summaries)),
         shards=tuple(
             ListedShard(**asdict(summary.shard), sha256=summary.sha256, sequences=summary.sequences)
             for summary in summaries
@@ -86,7 +92,13 @@ def make_recipe(
         strategies=strategies,
         partitions=tuple(partitions),
         rejected=(),
-        statistics=_statistics(parameters, histogram, partitions, bound, solve_seconds),
+        statistics={
+            **derived_statistics(parameters, histogram, partitions, bound.lower_bound),
+            "lower_bound_method": bound.bound_method,
+            "solve_seconds": round(solve_seconds, 6),
+            "solve_iterations": bound.iterations,
+            "time_limited": not (bound.complete and all(partition.complete for partition in partitions)),
+        },
         certificate=bound.certificate,
     )
 
@@ -108,13 +120,10 @@ def compute_recipe_id(input_id: str, strategies: Sequence[Strategy], partitions:
     )
 
 
-def _statistics(
-    parameters: Parameters,
-    histogram: Histogram,
-    partitions: Sequence[Partition],
-    bound: Solution,
-    solve_seconds: float,
-) -> dict[str, Any]:
+def derived_statistics(
+    parameters: Parameters, histogram: Histogram, partitions: Sequence[Partition], lower_bound: int
+) -> dict[str, int | float]:
+    """The statistics that follow from the rest of a recipe, so that anyone can check them."""
     packs = sum(partition.packs for partition in partitions)
     slots = packs * parameters.max_sequence_length
     return {
@@ -122,17 +131,13 @@ def _statistics(
         "tokens": histogram.tokens,
         "packs": packs,
         "partitions": len(partitions),
-        "lower_bound": bound.lower_bound,
-        "lower_bound_method": bound.bound_method,
-        "gap": packs - bound.lower_bound,
+        "lower_bound": lower_bound,
+        "gap": packs - lower_bound,
         "packing_efficiency": histogram.tokens / slots,
         "packing_factor": histogram.sequences / packs,
-        "packing_factor_upper_bound": histogram.sequences / bound.lower_bound,
+        "packing_factor_upper_bound": histogram.sequences / lower_bound,
         "padding_tokens": slots - histogram.tokens,
         "padding_tokens_unpacked": histogram.sequences * parameters.max_sequence_length - histogram.tokens,
-        "solve_seconds": round(solve_seconds, 6),
-        "solve_iterations": bound.iterations,
-        "time_limited": not all(partition.complete for partition in partitions),
     }
 
 
@@ -227,9 +232,9 @@ def recipe_from_json(document: Mapping[str, Any], uri: str) -> Recipe:
                 tuple(document["certificate"]["prices"]), document["certificate"]["best_pack_value"]
             ),
         )
-    except (KeyError, TypeError, ValueError) as exc:
+        expected = compute_recipe_id(recipe.input_id, recipe.strategies, recipe.partitions)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
         raise InputError(f"{uri}: not a recipe ({type(exc).__name__}: {exc}); check the URI") from exc
-    expected = compute_recipe_id(recipe.input_id, recipe.strategies, recipe.partitions)
     if recipe.recipe_id != expected:
         raise VerificationError(
             f"{uri}: expected recipe_id {expected} from its strategies and partitions, found {recipe.recipe_id}; "
@@ -248,7 +253,7 @@ def read_recipe(storage: Storage, uri: str) -> Recipe:
     content = storage.read(uri)
     try:
         document = json.loads(content)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError(f"{uri}: not a recipe ({exc}); check the URI") from exc
     return recipe_from_json(document, uri)
 

@@ -80,7 +80,7 @@ def _assign_exactly(packs: _Ints, lengths: _Ints, masked: _Ints, limit: int, par
     fillings = _fillings(partition, pools, limit)
     counts = _choose_fillings(partition.strategies, fillings, pools)
     if counts is None:
-        raise _no_assignment(partition, limit, "none exists")
+        raise _no_assignment(partition, limit, "that its strategies have none")
     assigned = np.full_like(packs, -1)
     row = 0
     for (_, classes), count in zip(fillings, counts, strict=True):

@@ -76,16 +76,20 @@ def track_recipe(tracker: Tracker, recipe: Recipe, *, source: str, destination: 
         **{name: str(value) for name, value in _parameters(recipe).items()},
     }
     run = tracker.start_run(EXPERIMENT, f"recipe-{recipe.recipe_id[:12]}", params=params, tags=tags)
-    now = time.time_ns() // 1_000_000
-    values = {name: value for name, value in recipe.statistics.items() if not isinstance(value, str)}
-    run.log_metrics(Metric(name, float(value), 0, now) for name, value in values.items())
-    run.log_artifacts(
-        {
-            "recipe/recipe.json": recipe_bytes(recipe),
-            "recipe/summary.md": markdown(recipe).encode(),
-            "recipe/length_histogram.png": length_histogram_png(recipe),
-        }
-    )
+    try:
+        now = time.time_ns() // 1_000_000
+        values = {name: value for name, value in recipe.statistics.items() if not isinstance(value, str)}
+        run.log_metrics(Metric(name, float(value), 0, now) for name, value in values.items())
+        run.log_artifacts(
+            {
+                "recipe/recipe.json": recipe_bytes(recipe),
+                "recipe/summary.md": markdown(recipe).encode(),
+                "recipe/length_histogram.png": length_histogram_png(recipe),
+            }
+        )
+    except BaseException:
+        run.finish("FAILED")
+        raise
     run.finish()
     return run
 

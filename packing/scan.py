@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Mapping
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from packing.cache import read_cached
 from packing.errors import ExampleError, InputError, ObjectNotFoundError, RecordError
-from packing.example import read_sequence
+from packing.example import RawSequence, read_sequence
 from packing.jsonio import digest, pretty
 from packing.ports import Storage
 from packing.tfrecord import decompress, read_records
 from packing.types import Extreme, Parameters, RawShard, ShardIndex, ShardSummary
 
 INDEX_FORMAT = 1
+
+log = logging.getLogger(__name__)
 
 
 def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
@@ -44,23 +48,26 @@ def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
 
 def scan_shard(storage: Storage, shard: RawShard, *, destination: str) -> ShardSummary:
     """The summary of `shard` from its cached index, or else from reading the shard and writing its index."""
-    return read_summary(storage, shard, destination=destination) or _scan_and_save(storage, shard, destination)
+    return read_summary(storage, shard, destination=destination) or _scan_and_save(storage, shard, destination)[0]
 
 
 def read_summary(storage: Storage, shard: RawShard, *, destination: str) -> ShardSummary | None:
     """The cached summary of exactly this version of the shard, if there is one."""
-    try:
-        document = json.loads(storage.read(_index_uri(destination, shard, "json")))
-    except ObjectNotFoundError:
-        return None
-    return _summary_from_json(shard, document)
+    uri = _index_uri(destination, shard, "json")
+    return read_cached(storage, uri, lambda document: _summary_from_json(shard, document))
 
 
 def load_index(storage: Storage, shard: RawShard, *, destination: str) -> ShardIndex:
-    """The per-record rows of a scanned shard; raises ObjectNotFoundError if it was not scanned."""
-    content = storage.read(_index_uri(destination, shard, "npz"))
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return ShardIndex(shard, arrays["offsets"], arrays["sizes"], arrays["lengths"], arrays["masked"])
+    """The per-record rows of a scanned shard; it is scanned again if they are missing or damaged."""
+    uri = _index_uri(destination, shard, "npz")
+    try:
+        with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as arrays:
+            return ShardIndex(shard, arrays["offsets"], arrays["sizes"], arrays["lengths"], arrays["masked"])
+    except ObjectNotFoundError:
+        log.warning("%s: missing; scanning %s again", uri, shard.uri)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as exc:
+        log.warning("%s: damaged (%s); scanning %s again", uri, exc, shard.uri)
+    return _scan_and_save(storage, shard, destination)[1]
 
 
 def check_limits(summary: ShardSummary, parameters: Parameters) -> None:
@@ -81,15 +88,21 @@ def check_limits(summary: ShardSummary, parameters: Parameters) -> None:
             )
 
 
+def read_sequences(data: bytes, shard: str) -> Iterator[tuple[int, int, RawSequence]]:
+    """Frame offset, payload size and content of every record of an uncompressed shard; raises RecordError."""
+    for record, (offset, payload) in enumerate(read_records(data, shard)):
+        try:
+            yield offset, len(payload), read_sequence(payload)
+        except ExampleError as exc:
+            raise RecordError(shard, record=record, offset=offset, expected=exc.expected, found=exc.found) from exc
+
+
 def index_records(shard: RawShard, data: bytes) -> ShardIndex:
     """Validate every record of an uncompressed shard; raises RecordError at the first bad one."""
-    rows = []
-    for record, (offset, payload) in enumerate(read_records(data, shard.uri)):
-        try:
-            sequence = read_sequence(payload)
-        except ExampleError as exc:
-            raise RecordError(shard.uri, record=record, offset=offset, expected=exc.expected, found=exc.found) from exc
-        rows.append((offset, len(payload), len(sequence.tokens), len(sequence.masked_positions)))
+    rows = [
+        (offset, size, len(sequence.tokens), len(sequence.masked_positions))
+        for offset, size, sequence in read_sequences(data, shard.uri)
+    ]
     table = np.array(rows, dtype=np.int64).reshape(-1, 4)
     return ShardIndex(shard, table[:, 0], *(table[:, column].astype(np.int32) for column in (1, 2, 3)))
 
@@ -101,13 +114,13 @@ def read_and_index(storage: Storage, shard: RawShard) -> tuple[ShardSummary, Sha
     return _summarize(index, hashlib.sha256(stored).hexdigest()), index
 
 
-def _scan_and_save(storage: Storage, shard: RawShard, destination: str) -> ShardSummary:
+def _scan_and_save(storage: Storage, shard: RawShard, destination: str) -> tuple[ShardSummary, ShardIndex]:
     summary, index = read_and_index(storage, shard)
     rows = io.BytesIO()
     np.savez(rows, offsets=index.offsets, sizes=index.sizes, lengths=index.lengths, masked=index.masked)
     storage.write(_index_uri(destination, shard, "npz"), rows.getbuffer())
     storage.write(_index_uri(destination, shard, "json"), pretty(asdict(summary)))
-    return summary
+    return summary, index
 
 
 def _summarize(index: ShardIndex, sha256: str) -> ShardSummary:

@@ -5,18 +5,18 @@ The CRC is CRC-32C, masked by a rotation and a constant (TensorFlow, `core/lib/h
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
 from collections.abc import Iterator
 
 import google_crc32c
 
-from packing.errors import InputError, RecordError
+from packing.errors import RecordError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAME_BYTES = _HEADER.size + _FOOTER.size
+_CHUNK = 64 * 1024
 
 
 def masked_crc(data: bytes) -> int:
@@ -35,20 +35,15 @@ def decompress(data: bytes, shard: str) -> bytes:
     """The TFRecord stream of a stored object, whose compression (none, GZIP, ZLIB) is told by its first bytes.
 
     A plain TFRecord is recognised first, by the CRC of its first length; two of its bytes may look like ZLIB's header.
-    Raises InputError naming `shard` if the compressed stream is damaged, cut off or followed by something else.
+    Raises RecordError if the compressed stream is damaged, cut off or followed by something else, naming the first
+    record that it does not give.
     """
     if not data or _starts_with_record(data):
         return data
-    try:
-        if data[:2] == b"\x1f\x8b":
-            return gzip.decompress(data)
-        if data[0] & 0x0F == 8 and len(data) > 1 and (data[0] << 8 | data[1]) % 31 == 0:
-            return _inflate(data)
-    except (EOFError, OSError, ValueError, zlib.error) as exc:
-        raise InputError(
-            f"{shard}: expected a complete compressed stream of {len(data)} bytes, found a damaged one ({exc}); "
-            "upload the shard again"
-        ) from exc
+    if data[:2] == b"\x1f\x8b":
+        return _inflate(data, shard, zlib.MAX_WBITS | 16)
+    if data[0] & 0x0F == 8 and len(data) > 1 and (data[0] << 8 | data[1]) % 31 == 0:
+        return _inflate(data, shard, zlib.MAX_WBITS)
     return data
 
 
@@ -59,14 +54,45 @@ def _starts_with_record(data: bytes) -> bool:
     return bool(crc == masked_crc(data[:8]))
 
 
-def _inflate(data: bytes) -> bytes:
-    stream = zlib.decompressobj()
-    content = stream.decompress(data)
-    if not stream.eof:
-        raise ValueError("it ends early")
-    if stream.unused_data:
-        raise ValueError(f"{len(stream.unused_data)} bytes follow its end")
-    return content
+def _inflate(data: bytes, shard: str, window: int) -> bytes:
+    content = bytearray()
+    try:
+        for piece in _decompressed(memoryview(data), window):
+            content += piece
+    except zlib.error as exc:
+        record, offset = _end_of_records(bytes(content), shard)
+        raise RecordError(
+            shard,
+            record=record,
+            offset=offset,
+            expected=f"a complete compressed stream of {len(data)} bytes",
+            found=f"a damaged one ({exc})",
+            advice="upload the shard again",
+        ) from exc
+    return bytes(content)
+
+
+def _decompressed(data: memoryview, window: int) -> Iterator[bytes]:
+    """The content of one stream, or of several GZIP members one after the other; raises zlib.error."""
+    while data:
+        stream = zlib.decompressobj(window)
+        for end in range(_CHUNK, len(data) + _CHUNK, _CHUNK):
+            yield stream.decompress(data[end - _CHUNK : end])
+            if stream.eof:
+                break
+        else:
+            raise zlib.error("it ends early")
+        data = data[min(end, len(data)) - len(stream.unused_data) :]
+
+
+def _end_of_records(data: bytes, shard: str) -> tuple[int, int]:
+    """Number and offset of the first record that `data` does not hold whole."""
+    ends = [0]
+    try:
+        ends.extend(offset + len(payload) + FRAME_BYTES for offset, payload in read_records(data, shard))
+    except RecordError as exc:
+        return exc.record, exc.offset
+    return len(ends) - 1, ends[-1]
 
 
 def read_records(data: bytes, shard: str) -> Iterator[tuple[int, bytes]]:

@@ -278,6 +278,14 @@ class PackedShard:
 
 
 @dataclass(frozen=True)
+class StoredShard:
+    """A packed shard and the version of it that was stored, by which a later refresh knows it again."""
+
+    shard: PackedShard
+    etag: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a packed dataset consists of; the dataset exists when this does. JSON form in `packing.manifest`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
-from packing.example import RawSequence, read_pack, read_sequence
+from packing.example import RawSequence, read_pack
 from packing.manifest import read_manifest
 from packing.parallel import StageMap
 from packing.ports import Storage
 from packing.recipe import read_recipe, recipe_uri
-from packing.scan import list_raw_shards
+from packing.recipe_checks import dataset_problems, recipe_problems
+from packing.scan import list_raw_shards, read_sequences
 from packing.tfrecord import decompress, read_records
-from packing.types import Manifest, PackedShard, RawShard, Strategy
+from packing.types import Manifest, PackedShard, RawShard, Recipe, Strategy, merge_strategies
 
 _DIGEST_BYTES = 16
 
@@ -59,11 +60,14 @@ def verify_dataset(storage: Storage, stage_map: StageMap, manifest_uri: str, sou
     except InputError as exc:
         raise VerificationError(str(exc)) from exc
     contents = list(stage_map(partial(_read_shard, manifest=manifest), manifest.shards))
-    checks = [_check_shards(manifest, contents), _check_recipe(storage, manifest_uri, manifest, contents)]
+    recipe_check, recipe = _check_recipe(storage, manifest_uri, manifest, contents)
+    checks = [_check_shards(manifest, contents), recipe_check]
     if source is not None:
         raw_shards = list_raw_shards(storage, source)
         raw = list(stage_map(_digest_raw_shard, raw_shards))
-        checks.append(_check_every_sequence(raw_shards, raw, contents))
+        if recipe:
+            checks.append(_check_dataset(recipe, raw_shards, [sha256 for sha256, _ in raw]))
+        checks.append(_check_every_sequence(raw_shards, [digests for _, digests in raw], contents))
     return checks
 
 
@@ -120,23 +124,36 @@ def _check_shards(manifest: Manifest, contents: Sequence[_ShardContent]) -> Chec
     return Check("packed shards", not problems, _list(problems) or good)
 
 
-def _check_recipe(storage: Storage, manifest_uri: str, manifest: Manifest, contents: Sequence[_ShardContent]) -> Check:
+def _check_recipe(
+    storage: Storage, manifest_uri: str, manifest: Manifest, contents: Sequence[_ShardContent]
+) -> tuple[Check, Recipe | None]:
+    """Whether the recipe beside the manifest holds together and is the one that was packed."""
     name = "recipe"
     uri = recipe_uri(manifest_uri.rsplit("/", 2)[0], manifest.recipe_id)
     try:
         recipe = read_recipe(storage, uri)
     except (InputError, VerificationError, ObjectNotFoundError) as exc:
-        return Check(name, passed=False, detail=str(exc))
-    found: Counter[tuple[int, ...]] = Counter()
-    for content in contents:
-        found.update(content.strategies)
-    packed = tuple(Strategy(lengths, count) for lengths, count in sorted(found.items()))
-    if recipe.recipe_id != manifest.recipe_id or packed != recipe.strategies:
-        detail = (
-            f"{uri}: the packed shards do not hold the recipe's {len(recipe.strategies)} strategies as often as stated"
-        )
-        return Check(name, passed=False, detail=detail)
-    return Check(name, passed=True, detail=f"{uri}: the packed shards hold its {len(packed)} strategies exactly")
+        return Check(name, passed=False, detail=str(exc)), None
+    packed = merge_strategies(
+        Strategy(lengths, count) for content in contents for lengths, count in content.strategies.items()
+    )
+    problems = recipe_problems(recipe)
+    if recipe.recipe_id != manifest.recipe_id:
+        problems.append(f"recipe_id: expected {manifest.recipe_id}, found {recipe.recipe_id}")
+    if packed != recipe.strategies:
+        problems.append(f"the packed shards do not hold its {len(recipe.strategies)} strategies as often as stated")
+    if problems:
+        detail = f"{uri}: {_list(problems)}; it or the shards were altered, refresh the dataset"
+        return Check(name, passed=False, detail=detail), recipe
+    detail = f"{uri}: identity, bound and statistics hold; the packed shards hold its {len(packed)} strategies exactly"
+    return Check(name, passed=True, detail=detail), recipe
+
+
+def _check_dataset(recipe: Recipe, raw_shards: Sequence[RawShard], digests: Sequence[str]) -> Check:
+    name = "raw shards as listed"
+    problems = dataset_problems(recipe, [(shard.name, sha) for shard, sha in zip(raw_shards, digests, strict=True)])
+    good = f"{len(raw_shards)} raw shards with the names and SHA-256 that the recipe lists"
+    return Check(name, not problems, _list(problems) or good)
 
 
 def _check_every_sequence(
@@ -158,9 +175,12 @@ def _check_every_sequence(
     return Check(name, passed=False, detail=_list([counts, *places]))
 
 
-def _digest_raw_shard(storage: Storage, shard: RawShard) -> Digests:
-    data = decompress(storage.read(shard.uri, etag=shard.etag), shard.uri)
-    return _as_array([_digest(read_sequence(payload)) for _, payload in read_records(data, shard.uri)])
+def _digest_raw_shard(storage: Storage, shard: RawShard) -> tuple[str, Digests]:
+    """SHA-256 of the stored bytes, and the digest of each sequence."""
+    stored = storage.read(shard.uri, etag=shard.etag)
+    data = decompress(stored, shard.uri)
+    digests = [_digest(sequence) for _, _, sequence in read_sequences(data, shard.uri)]
+    return hashlib.sha256(stored).hexdigest(), _as_array(digests)
 
 
 def _digest(sequence: RawSequence) -> bytes:
@@ -185,4 +205,6 @@ def require(checks: Sequence[Check]) -> None:
     """Raise VerificationError with every failed check, if any failed."""
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     if failed:
-        raise VerificationError("; ".join(failed))
+        error = VerificationError("; ".join(failed))
+        error.details = {"verified": False, "checks": [asdict(check) for check in checks]}
+        raise error

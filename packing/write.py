@@ -7,18 +7,19 @@ are all there is complete and is not written again, and one that was interrupted
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from packing.errors import ObjectNotFoundError, VerificationError
+from packing.cache import read_cached
+from packing.errors import VerificationError
 from packing.example import RawSequence, assemble_pack, encode_example, read_sequence
 from packing.jsonio import pretty
 from packing.plan import plan_partition
 from packing.ports import Storage
 from packing.scan import load_index
 from packing.tfrecord import decompress, encode_record, read_record_at
-from packing.types import PackedShard, Parameters, Partition, RawShard, ShardIndex, WritePlan
+from packing.types import PackedShard, Parameters, Partition, RawShard, ShardIndex, StoredShard, WritePlan
 
 
 def write_partition(
@@ -28,7 +29,7 @@ def write_partition(
     destination: str,
     parameters: Parameters,
     raw_shards: Mapping[str, RawShard],
-) -> tuple[PackedShard, ...]:
+) -> tuple[StoredShard, ...]:
     """Store the packed shards of `partition`, whose raw shards are found by name in `raw_shards`.
 
     Raises ObjectChangedError if a raw shard is no longer the scanned version, InputError if no assignment fits the
@@ -43,20 +44,22 @@ def write_partition(
         uri = f"{_folder(destination, partition)}/part-{number:05d}.tfrecord"
         written.append(_write_part(storage, uri, plan, sequences, parameters, start, end))
     _check_totals(partition, indexes, written)
-    record = {"digest": partition.digest, "shards": [asdict(shard) for shard in written]}
+    record = {"digest": partition.digest, "shards": [asdict(stored) for stored in written]}
     storage.write(_record_uri(destination, partition), pretty(record))
     return tuple(written)
 
 
-def read_written(storage: Storage, partition: Partition, *, destination: str) -> tuple[PackedShard, ...] | None:
+def read_written(storage: Storage, partition: Partition, *, destination: str) -> tuple[StoredShard, ...] | None:
     """The packed shards of a partition that is complete in the store, or None."""
-    try:
-        record = json.loads(storage.read(_record_uri(destination, partition)))
-    except ObjectNotFoundError:
+    written = read_cached(storage, _record_uri(destination, partition), _from_record)
+    if written is None:
         return None
-    shards = tuple(PackedShard(**shard) for shard in record["shards"])
-    stored = {info.uri: info.size for info in storage.list(_folder(destination, partition))}
-    return shards if all(stored.get(shard.uri) == shard.bytes for shard in shards) else None
+    found = {info.uri: info.etag for info in storage.list(_folder(destination, partition))}
+    return written if all(found.get(stored.shard.uri) == stored.etag for stored in written) else None
+
+
+def _from_record(record: Any) -> tuple[StoredShard, ...]:
+    return tuple(StoredShard(PackedShard(**entry["shard"]), entry["etag"]) for entry in record["shards"])
 
 
 def _read_sequences(storage: Storage, indexes: Sequence[ShardIndex]) -> list[RawSequence]:
@@ -76,7 +79,7 @@ def _write_part(
     parameters: Parameters,
     start: int,
     end: int,
-) -> PackedShard:
+) -> StoredShard:
     content = bytearray()
     count = tokens = 0
     for row in plan.packs[start:end].tolist():
@@ -90,17 +93,18 @@ def _write_part(
         content += encode_record(encode_example(features))
         count += len(pack)
         tokens += sum(len(sequence.tokens) for sequence in pack)
-    storage.write(uri, content)
-    return PackedShard(uri, len(content), end - start, count, tokens, hashlib.sha256(content).hexdigest())
+    etag = storage.write(uri, content).etag
+    shard = PackedShard(uri, len(content), end - start, count, tokens, hashlib.sha256(content).hexdigest())
+    return StoredShard(shard, etag)
 
 
-def _check_totals(partition: Partition, indexes: Sequence[ShardIndex], written: Sequence[PackedShard]) -> None:
+def _check_totals(partition: Partition, indexes: Sequence[ShardIndex], written: Sequence[StoredShard]) -> None:
     expected = (
         partition.packs,
         sum(index.sequences for index in indexes),
         sum(int(index.lengths.sum()) for index in indexes),
     )
-    found = tuple(sum(getattr(shard, field) for shard in written) for field in ("packs", "sequences", "tokens"))
+    found = tuple(sum(getattr(stored.shard, field) for stored in written) for field in ("packs", "sequences", "tokens"))
     if found != expected:
         raise VerificationError(
             f"partition {partition.digest}: expected (packs, sequences, tokens) {expected}, wrote {found}"

@@ -51,9 +51,9 @@ def training_environment() -> dict[str, str]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     hook = S3Hook(aws_conn_id=AWS_CONNECTION)
-    credentials = hook.get_credentials()
-    if credentials is None:
+    if hook.get_session().get_credentials() is None:
         raise StorageError(f"connection {AWS_CONNECTION}: expected credentials, found none; set them in Airflow")
+    credentials = hook.get_credentials()
     values = {
         "AWS_ACCESS_KEY_ID": credentials.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -22,6 +24,7 @@ NO_RETRY_STATUSES = (2, 3, 4)
 """Wrong usage, bad input, failed verification: a retry would fail in the same way."""
 
 _GRACE_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
 
 
 class LaunchTrainingOperator(BaseOperator):
@@ -44,24 +47,32 @@ class LaunchTrainingOperator(BaseOperator):
         with task_errors():
             environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
         self.log.info("starting %s", " ".join(command[1:]))
-        last = ""
         self._process = subprocess.Popen(
             command,
             env=environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
         )
         try:
-            for line in self._process.stdout or ():
-                last = line.rstrip()
-                self.log.info("%s", last)
+            with ThreadPoolExecutor(1) as pool:
+                progress = pool.submit(self._log_lines, self._process.stderr)
+                result = self._log_lines(self._process.stdout)
             status = self._process.wait()
         finally:
             self.on_kill()
-        _raise_for(status, last)
-        return dict(json.loads(last))
+        _raise_for(status, progress.result())
+        return dict(json.loads(result))
+
+    def _log_lines(self, lines: Iterable[str] | None) -> str:
+        """Pass on what the process prints, as it does; returns the last line."""
+        last = ""
+        for line in lines or ():
+            last = line.rstrip()
+            self.log.info("%s", last)
+        return last
 
     def on_kill(self) -> None:
         """Stop the process and all that it started."""
@@ -73,6 +84,12 @@ class LaunchTrainingOperator(BaseOperator):
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have Linux send SIGTERM to this process when the task's is killed, as a retry will use the same folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from stowage_airflow.groups import balanced_groups
 
 if TYPE_CHECKING:
     from packing.ports import Storage
-    from packing.types import Parameters, RawShard, Recipe
+    from packing.types import Parameters, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -103,22 +103,31 @@ def solve(
         recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries)
         _log_recipe(recipe)
         run = track_recipe(open_tracker(), recipe, source=source, destination=destination, tags=tags)
-    sizes = {shard.name: shard.size for shard in shards}
-    grouped = balanced_groups(recipe.partitions, lambda p: sum(sizes[name] for name in p.shards), parallel_tasks)
-    writes = [{"recipe_id": recipe.recipe_id, "partitions": [p.digest for p in group]} for group in grouped]
+    # Where the shards are now; the recipe may be one that was solved when they were elsewhere.
+    by_name = {shard.name: shard for shard in shards}
+    grouped = balanced_groups(recipe.partitions, lambda p: sum(by_name[name].size for name in p.shards), parallel_tasks)
+    writes = [
+        {
+            "recipe_id": recipe.recipe_id,
+            "partitions": [partition.digest for partition in group],
+            "shards": [asdict(by_name[name]) for partition in group for name in partition.shards],
+        }
+        for group in grouped
+    ]
     return {"recipe_id": recipe.recipe_id, "unchanged": False, "run_id": run.run_id}, writes
 
 
 def write_group(group: Group, params: Mapping[str, Any]) -> None:
     """Write the partitions of the group that the store does not hold completely."""
     from packing.pipeline import write_if_missing
+    from packing.types import RawShard
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
     with task_errors():
         storage = open_storage()
         recipe = _recipe(storage, destination, group["recipe_id"])
-        raw_shards = _raw_shards(recipe)
+        raw_shards = {entry["name"]: RawShard(**entry) for entry in group["shards"]}
         wanted = set(group["partitions"])
         for partition in recipe.partitions:
             if partition.digest in wanted:
@@ -148,8 +157,9 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
         recipe = _recipe(storage, destination, solved["recipe_id"])
         uri = pipeline.manifest_uri(destination, recipe.recipe_id)
         if not solved["unchanged"]:
-            pipeline.commit(storage, destination, recipe)
+            # Told first: once the manifest exists, a retry finds nothing changed and emits no event.
             open_tracker().open_run(solved["run_id"]).set_tags({"stowage.manifest": uri})
+            pipeline.commit(storage, destination, recipe)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     return {"recipe_id": recipe.recipe_id, "manifest": uri}
@@ -159,12 +169,6 @@ def _recipe(storage: Storage, destination: str, recipe_id: str) -> Recipe:
     from packing.recipe import read_recipe, recipe_uri
 
     return read_recipe(storage, recipe_uri(destination, recipe_id))
-
-
-def _raw_shards(recipe: Recipe) -> dict[str, RawShard]:
-    from packing.types import RawShard
-
-    return {shard.name: RawShard(shard.name, shard.uri, shard.size, shard.etag) for shard in recipe.shards}
 
 
 def _log_recipe(recipe: Recipe) -> None:

@@ -84,7 +84,8 @@ try:
         for number in range(4):
             supervisor.start(f"child {number}", [sys.executable, "-c", code], os.environ)
             print("started", number, flush=True)
-        time.sleep(1000)
+        while True:
+            time.sleep(0.1)
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -69,7 +69,7 @@ def test_every_sequence_is_packed_exactly_once(shards: list[list[int]], k: int, 
     )
     outcome = pack(storage, parameters)
     checks = verify_dataset(storage, serial(storage), outcome.manifest_uri, "/raw")
-    assert len(checks) == 3
+    assert len(checks) == 4
     require(checks)
     assert outcome.manifest.sequences == sum(map(len, shards))
     assert outcome.manifest.packs >= outcome.recipe.statistics["lower_bound"]
@@ -129,14 +129,55 @@ def test_a_new_shard_costs_its_own_partition() -> None:
     require(verify_dataset(storage, serial(storage), before.manifest_uri))
 
 
-def test_a_lost_packed_shard_is_written_again() -> None:
+@pytest.mark.parametrize("damage", ["lost", "overwritten with as many bytes"])
+def test_a_damaged_packed_shard_is_written_again(damage: str) -> None:
     storage = store_with(some_shards())
     outcome = pack(storage)
     before = packed_bytes(storage)
-    del storage.objects[outcome.manifest.shards[0].uri]
+    uri = outcome.manifest.shards[0].uri
+    if damage == "lost":
+        del storage.objects[uri]
+    else:
+        storage.objects[uri] = bytes(len(storage.objects[uri]))
     again = pack(storage)
     assert again.partitions_written == 1
     assert packed_bytes(storage) == before
+
+
+GARBAGE = [b"", b"no json", b"{}", b"[]", b"null", b'{"strategies": [{"lengths": [64], "count": 1}], "complete": true}']
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize(
+    "kind", ["index/", "index/solved/", "index/written/", "index/inputs/", "recipes/", "manifests/"]
+)
+def test_whatever_can_be_made_again_heals(kind: str, garbage: bytes) -> None:
+    """Damaged caches, recipes and manifests cost work, never a result; a packed shard is removed to need them all."""
+    storage = store_with(some_shards())
+    outcome = pack(storage)
+    packed, manifest = packed_bytes(storage), storage.objects[outcome.manifest_uri]
+    damaged = [uri for uri in storage.objects if uri.startswith(f"/out/{kind}")]
+    assert damaged
+    for uri in damaged:
+        storage.objects[uri] = garbage
+    del storage.objects[outcome.manifest.shards[0].uri]
+    again = pack(storage)
+    assert again.recipe.recipe_id == outcome.recipe.recipe_id
+    require(verify_dataset(storage, serial(storage), again.manifest_uri, "/raw"))
+    assert packed_bytes(storage) == packed
+    assert storage.objects[outcome.manifest_uri] == manifest
+
+
+def test_an_altered_bound_is_not_passed_on() -> None:
+    storage = store_with(some_shards())
+    outcome = pack(storage)
+    uri = f"/out/recipes/{outcome.recipe.recipe_id}.json"
+    document = json.loads(storage.objects[uri])
+    document["statistics"]["gap"] = -5
+    storage.objects[uri] = json.dumps(document).encode()
+    again = pack(storage)
+    assert again.recipe.statistics["gap"] == outcome.recipe.statistics["gap"]
+    require(verify_dataset(storage, serial(storage), again.manifest_uri, "/raw"))
 
 
 def test_a_replaced_raw_shard_stops_the_write_and_leaves_no_manifest() -> None:
@@ -188,6 +229,8 @@ def test_a_destination_below_the_source_is_refused() -> None:
     for destination in ("/raw", "/raw/packed"):
         with pytest.raises(UsageError, match="below"):
             refresh(storage, serial(storage), "/raw", destination, SMALL)
+    with pytest.raises(UsageError, match="part of the packed dataset"):
+        refresh(storage, serial(storage), "/out/shards", "/out", SMALL)
     refresh(storage, serial(storage), "/raw", "/raw-packed", SMALL)
 
 
@@ -243,6 +286,6 @@ def test_the_wikipedia_sample_is_packed_and_verified(tmp_path: Path) -> None:
         outcome = refresh(open_storage(), stage_map, str(WIKIPEDIA), str(tmp_path / "out"), Parameters())
         checks = verify_dataset(open_storage(), stage_map, outcome.manifest_uri, str(WIKIPEDIA))
     require(checks)
-    assert len(checks) == 3
+    assert len(checks) == 4
     assert outcome.manifest.sequences == 13_827
     assert outcome.recipe.statistics["gap"] <= 1

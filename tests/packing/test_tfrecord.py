@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packing.errors import InputError, RecordError
+from packing.errors import RecordError
 from packing.tfrecord import FRAME_BYTES, decompress, encode_record, masked_crc, read_record_at, read_records
 
 payloads = st.lists(st.binary(max_size=200), min_size=1, max_size=5)
@@ -67,11 +69,23 @@ def test_a_plain_record_whose_length_looks_like_a_compressed_header_stays_plain(
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-def test_a_cut_compressed_stream_is_refused(compress: object) -> None:
-    stored = compress(frame([b"a" * 1000, b"b" * 1000]))  # type: ignore[operator]
-    for cut in range(3, len(stored)):
-        with pytest.raises(InputError, match="shard: expected a complete compressed stream"):
+def test_a_cut_compressed_stream_is_refused_at_the_record_where_it_ends(compress: Callable[[bytes], bytes]) -> None:
+    records = [os.urandom(1000), os.urandom(1000)]
+    stored = compress(frame(records))
+    found = set()
+    for cut in range(3, len(stored), 7):
+        with pytest.raises(RecordError, match="expected a complete compressed stream") as caught:
             decompress(stored[:cut], "shard")
+        found.add((caught.value.record, caught.value.offset))
+    assert {(0, 0), (1, 1000 + FRAME_BYTES)} <= found
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_what_follows_a_compressed_stream_is_refused(compress: Callable[[bytes], bytes]) -> None:
+    data = frame([b"a" * 1000])
+    with pytest.raises(RecordError) as caught:
+        decompress(compress(data) + b"more", "shard")
+    assert (caught.value.record, caught.value.offset) == (1, len(data))
 
 
 def test_bytes_that_are_nothing_are_refused_as_a_record() -> None:

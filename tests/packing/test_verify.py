@@ -78,6 +78,29 @@ def edit_the_recipe(storage: MemoryStorage, outcome: Refresh) -> None:
     storage.objects[uri] = pretty(document)
 
 
+def edit_recipe_field(*path: str, value: object) -> Callable[[MemoryStorage, Refresh], None]:
+    """Set one field of the stored recipe that its `recipe_id` does not cover."""
+
+    def alter(storage: MemoryStorage, outcome: Refresh) -> None:
+        uri = f"/out/recipes/{outcome.recipe.recipe_id}.json"
+        document = json.loads(storage.objects[uri])
+        field = document
+        for name in path[:-1]:
+            field = field[name]
+        assert field[path[-1]] != value
+        field[path[-1]] = value
+        storage.objects[uri] = pretty(document)
+
+    return alter
+
+
+def edit_a_raw_digest(storage: MemoryStorage, outcome: Refresh) -> None:
+    uri = f"/out/recipes/{outcome.recipe.recipe_id}.json"
+    document = json.loads(storage.objects[uri])
+    document["dataset"]["shards"][0]["sha256"] = "0" * 64
+    storage.objects[uri] = pretty(document)
+
+
 def edit_the_manifest(storage: MemoryStorage, outcome: Refresh) -> None:
     document = json.loads(storage.objects[outcome.manifest_uri])
     document["shards"][0]["sequences"] -= 1
@@ -93,7 +116,12 @@ def test_a_sound_dataset_passes_every_check(packed: tuple[MemoryStorage, Refresh
     storage, outcome = packed
     checks = verify_dataset(storage, serial(storage), outcome.manifest_uri, "/raw")
     require(checks)
-    assert [check.name for check in checks] == ["packed shards", "recipe", "every raw sequence exactly once"]
+    assert [check.name for check in checks] == [
+        "packed shards",
+        "recipe",
+        "raw shards as listed",
+        "every raw sequence exactly once",
+    ]
     assert len(verify_dataset(storage, serial(storage), outcome.manifest_uri)) == 2
 
 
@@ -106,6 +134,13 @@ def test_a_sound_dataset_passes_every_check(packed: tuple[MemoryStorage, Refresh
         (double_a_pack, r"expected \(packs, sequences, tokens\)"),
         (change_a_token, "1 sequences missing, 1 too many; /raw/part-"),
         (edit_the_recipe, "recipe_id"),
+        (edit_recipe_field("statistics", "lower_bound", value=1), r"statistics\.lower_bound: expected \d+, found 1"),
+        (edit_recipe_field("statistics", "packing_efficiency", value=1.0), r"statistics\.packing_efficiency"),
+        (edit_recipe_field("certificate", "best_pack_value", value=1), "best_pack_value"),
+        (edit_recipe_field("parameters", "seed", value=9), "input_id: expected"),
+        (edit_recipe_field("dataset", "fingerprint", value="0" * 64), r"dataset\.fingerprint: expected"),
+        (edit_recipe_field("histogram", "counts", value=[1] * 64), "recipe"),
+        (edit_a_raw_digest, "fingerprint"),
         (edit_the_manifest, "totals"),
         (replace_a_raw_shard, "30 sequences missing, 30 too many"),
     ],
