@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,10 +157,16 @@ def _steps(state: TrainingState, examples: Examples, config: TrainingConfig) -> 
         try:
             result = train_step(next(iterator))
         except tf.errors.InvalidArgumentError as exc:
-            raise InputError(f"{examples.uri}: {exc.message}") from exc
+            raise InputError(f"{examples.uri}: {_reason(exc.message)}") from exc
         step += 1
         sequences += int(result.sums.sequences)
         yield _figures(result, step, sequences, time.perf_counter() - started)
+
+
+def _reason(message: str) -> str:
+    """What an assertion in the graph says, without the names of the nodes around it."""
+    found = re.search(r"assertion failed: \[(.*?)\] \[", message)
+    return found[1].replace("\\", "") if found else message.splitlines()[0]
 
 
 def _figures(result: StepResult, step: int, sequences_seen: int, seconds: float) -> StepFigures:

@@ -33,7 +33,8 @@ class MlflowTracker:
         from mlflow.tracking import MlflowClient
 
         self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        with _translated(uri):
+            self._client = MlflowClient(tracking_uri=uri)
 
     def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowRun:
         from mlflow.entities import Param
