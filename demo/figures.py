@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from demo.mlflow_api import MlflowApi
+from packing.commit import manifest_uri
 from packing.manifest import read_manifest
-from packing.pipeline import manifest_uri
 from packing.ports import Storage
 from packing.recipe import read_recipe, recipe_uri
 from packing.report import describe_gap

@@ -18,12 +18,13 @@ from typing import Any
 from packing.adapters import open_storage, open_tracker
 from packing.errors import InputError, StowageError, UsageError
 from packing.parallel import StageMap, process_pool, serial
-from packing.pipeline import Refresh, histogram_of, refresh, solve_histogram
+from packing.pipeline import Refresh, refresh
 from packing.ports import Storage
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import summary_rows, track_recipe
 from packing.scan import list_raw_shards, read_and_index
+from packing.solve import histogram_of, solve_histogram
 from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, RawShard, Recipe, ShardSummary
 from packing.uris import absolute
 from packing.verify import require, verify_dataset

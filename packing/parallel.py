@@ -23,10 +23,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how many of its items are done, and how many there are."""
+
+
 class StageMap(Protocol):
     """`map` of a stage function over its items; the function gets a storage first."""
 
     def __call__(self, function: Callable[[Storage, Item], Result], items: Sequence[Item]) -> Iterator[Result]: ...
+
+
+def tracked(progress: Progress | None, stage: str, results: Iterator[Result], total: int) -> list[Result]:
+    """All results of a stage, telling `progress` of each."""
+    collected: list[Result] = []
+    if progress:
+        progress(stage, 0, total)
+    for result in results:
+        collected.append(result)
+        if progress:
+            progress(stage, len(collected), total)
+    return collected
 
 
 def serial(storage: Storage) -> StageMap:

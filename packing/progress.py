@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from packing.pipeline import Progress as StageProgress
+from packing.parallel import Progress as StageProgress
 
 _SECONDS_BETWEEN_LINES = 5.0
 

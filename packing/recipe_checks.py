@@ -5,10 +5,12 @@ The bound is proven again from its certificate, by code that no solver uses.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from packing.errors import StowageError
+from packing.errors import InputError, ObjectNotFoundError, StowageError, VerificationError
+from packing.ports import Storage
 from packing.recipe import (
     dataset_input_id,
     derived_statistics,
@@ -16,9 +18,27 @@ from packing.recipe import (
     histogram_input_id,
     make_partition,
     partition_input_id,
+    read_recipe,
 )
 from packing.solvers.check import check_certificate, check_strategies
 from packing.types import Partition, Recipe, merge_strategies
+
+log = logging.getLogger(__name__)
+
+
+def read_sound_recipe(storage: Storage, uri: str) -> Recipe | None:
+    """The recipe at `uri` if it is there and holds together, or None."""
+    try:
+        recipe = read_recipe(storage, uri)
+    except ObjectNotFoundError:
+        return None
+    except (InputError, VerificationError) as exc:
+        log.warning("%s", exc)
+        return None
+    if problems := recipe_problems(recipe):
+        log.warning("%s: altered (%s); making it again", uri, "; ".join(problems))
+        return None
+    return recipe
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:

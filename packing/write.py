@@ -22,6 +22,21 @@ from packing.tfrecord import decompress, encode_record, read_record_at
 from packing.types import PackedShard, Parameters, Partition, RawShard, ShardIndex, StoredShard, WritePlan
 
 
+def write_if_missing(
+    storage: Storage,
+    partition: Partition,
+    *,
+    destination: str,
+    parameters: Parameters,
+    raw_shards: Mapping[str, RawShard],
+) -> bool:
+    """Write the partition unless the store holds it completely; whether it was written."""
+    if read_written(storage, partition, destination=destination) is not None:
+        return False
+    write_partition(storage, partition, destination=destination, parameters=parameters, raw_shards=raw_shards)
+    return True
+
+
 def write_partition(
     storage: Storage,
     partition: Partition,

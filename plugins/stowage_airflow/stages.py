@@ -84,10 +84,11 @@ def solve(
 
     Without a change there is nothing to write, and no new MLflow run.
     """
+    from packing.commit import find_current
     from packing.parallel import serial
-    from packing.pipeline import find_current, solve_recipe
     from packing.report import track_recipe
     from packing.scan import scan_shard
+    from packing.solve import solve_recipe
     from packing.types import RawShard
     from packing.uris import absolute
 
@@ -119,9 +120,9 @@ def solve(
 
 def write_group(group: Group, params: Mapping[str, Any]) -> None:
     """Write the partitions of the group that the store does not hold completely."""
-    from packing.pipeline import write_if_missing
     from packing.types import RawShard
     from packing.uris import absolute
+    from packing.write import write_if_missing
 
     destination = absolute(params["destination"])
     with task_errors():
@@ -148,18 +149,19 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
 
 def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
     """Check that all partitions are there, store the manifest and tell MLflow; `recipe_id` and `manifest`."""
-    from packing import pipeline
+    from packing.commit import commit as commit_recipe
+    from packing.commit import manifest_uri
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
     with task_errors():
         storage = open_storage()
         recipe = _recipe(storage, destination, solved["recipe_id"])
-        uri = pipeline.manifest_uri(destination, recipe.recipe_id)
+        uri = manifest_uri(destination, recipe.recipe_id)
         if not solved["unchanged"]:
             # Told first: once the manifest exists, a retry finds nothing changed and emits no event.
             open_tracker().open_run(solved["run_id"]).set_tags({"stowage.manifest": uri})
-            pipeline.commit(storage, destination, recipe)
+            commit_recipe(storage, destination, recipe)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     return {"recipe_id": recipe.recipe_id, "manifest": uri}

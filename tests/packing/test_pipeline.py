@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing.adapters import open_storage
+from packing.commit import commit
 from packing.errors import InputError, ObjectChangedError, RecordError, StowageError, UsageError
 from packing.parallel import process_pool, serial
-from packing.pipeline import Refresh, commit, refresh, solve_recipe
+from packing.pipeline import Refresh, refresh
 from packing.ports import MemoryStorage
 from packing.scan import list_raw_shards, scan_shard
+from packing.solve import solve_recipe
 from packing.types import Parameters, Recipe
 from packing.verify import require, verify_dataset
 from packing.write import write_partition

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from packing.errors import InputError, UsageError, VerificationError
-from packing.pipeline import solve_histogram
 from packing.recipe import read_recipe, recipe_bytes, recipe_to_json
+from packing.solve import solve_histogram
 from packing.types import Histogram, Parameters
 from tests.builders import store_with
 

@@ -1,0 +1,80 @@
+"""Commit: a dataset exists when its manifest does, which is stored last; it is current until its input changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from packing.cache import read_cached
+from packing.errors import InputError, ObjectNotFoundError, VerificationError
+from packing.jsonio import pretty
+from packing.manifest import read_manifest, write_manifest
+from packing.ports import Storage
+from packing.recipe import contents_of, dataset_input_id, recipe_uri
+from packing.recipe_checks import read_sound_recipe
+from packing.types import Manifest, Parameters, Recipe, ShardSummary, StoredShard
+from packing.write import read_written
+
+log = logging.getLogger(__name__)
+
+
+def find_current(
+    storage: Storage, destination: str, parameters: Parameters, summaries: Sequence[ShardSummary]
+) -> Recipe | None:
+    """The recipe of a dataset that exists, is complete and sound, and was made from exactly this input; or None."""
+    input_uri = _input_uri(destination, dataset_input_id(parameters, contents_of(summaries)))
+    current = read_cached(storage, input_uri, lambda document: (document["recipe_id"], dict(document["etags"])))
+    if current is None:
+        return None
+    recipe_id, etags = current
+    try:
+        read_manifest(storage, manifest_uri(destination, recipe_id))
+    except (ObjectNotFoundError, InputError) as exc:
+        log.warning("%s; making the dataset again", exc)
+        return None
+    found = {info.uri: info.etag for info in storage.list(f"{destination}/shards")}
+    if any(found.get(uri) != etag for uri, etag in etags.items()):
+        return None
+    return read_sound_recipe(storage, recipe_uri(destination, recipe_id))
+
+
+def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
+    """Check that every partition of `recipe` is complete, then store the manifest and the pointers to it.
+
+    Raises VerificationError, and stores nothing, if anything is missing or does not add up to the recipe.
+    """
+    stored: list[StoredShard] = []
+    for partition in recipe.partitions:
+        written = read_written(storage, partition, destination=destination)
+        if written is None:
+            raise VerificationError(f"partition {partition.digest}: its packed shards are incomplete; refresh again")
+        stored.extend(written)
+    parameters = recipe.parameters
+    manifest = Manifest(
+        recipe_id=recipe.recipe_id,
+        max_sequence_length=parameters.max_sequence_length,
+        max_sequences_per_pack=parameters.max_sequences_per_pack,
+        max_predictions_per_sequence=parameters.max_predictions_per_sequence,
+        shards=tuple(entry.shard for entry in stored),
+    )
+    expected = (recipe.statistics["packs"], recipe.histogram.sequences, recipe.histogram.tokens)
+    found = (manifest.packs, manifest.sequences, manifest.tokens)
+    if found != expected:
+        raise VerificationError(
+            f"recipe {recipe.recipe_id}: expected (packs, sequences, tokens) {expected}, packed shards hold {found}"
+        )
+    uri = manifest_uri(destination, recipe.recipe_id)
+    write_manifest(storage, uri, manifest)
+    etags = {entry.shard.uri: entry.etag for entry in stored}
+    storage.write(_input_uri(destination, recipe.input_id), pretty({"recipe_id": recipe.recipe_id, "etags": etags}))
+    storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
+    return manifest
+
+
+def manifest_uri(destination: str, recipe_id: str) -> str:
+    """Where a destination keeps the manifest of a recipe's packed dataset."""
+    return f"{destination}/manifests/{recipe_id}.json"
+
+
+def _input_uri(destination: str, input_id: str) -> str:
+    return f"{destination}/index/inputs/{input_id}.json"
