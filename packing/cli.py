@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from packing.adapters import open_storage, open_tracker
+from packing.documents import read_document
 from packing.errors import InputError, StowageError, UsageError
 from packing.parallel import StageMap, process_pool, serial
 from packing.pipeline import Refresh, refresh
@@ -93,11 +94,11 @@ def solve(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_histogram(storage: Storage, uri: str) -> Histogram:
+    document = read_document(storage, uri, "histogram")
     try:
-        document = json.loads(storage.read(uri))
         histogram = Histogram(tuple(document["counts"]))
         expected = document["max_sequence_length"]
-    except (ValueError, KeyError, TypeError, UsageError) as exc:
+    except (KeyError, TypeError, UsageError) as exc:
         raise InputError(
             f'{uri}: expected {{"max_sequence_length": L, "counts": [L counts >= 0]}}, found something else ({exc})'
         ) from exc

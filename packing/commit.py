@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from packing.cache import read_cached
+from packing.documents import read_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import pretty
 from packing.manifest import read_manifest, write_manifest

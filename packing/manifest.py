@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from packing.documents import read_document
 from packing.errors import InputError
 from packing.features import packed_features
 from packing.jsonio import pretty
@@ -73,14 +73,7 @@ def _shard_from_json(document: Mapping[str, Any]) -> PackedShard:
 
 def read_manifest(storage: Storage, uri: str) -> Manifest:
     """The manifest stored at `uri`; raises InputError if it is none, StorageError if it cannot be read."""
-    content = storage.read(uri)
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"{uri}: not a manifest ({exc}); check the URI") from exc
-    if not isinstance(document, dict):
-        raise InputError(f"{uri}: not a manifest (a JSON {type(document).__name__}); check the URI")
-    return manifest_from_json(document, uri)
+    return manifest_from_json(read_document(storage, uri, "manifest"), uri)
 
 
 def write_manifest(storage: Storage, uri: str, manifest: Manifest) -> None:

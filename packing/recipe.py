@@ -7,7 +7,6 @@ and the answer. A partition has the same two digests for its own part, so an unc
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from packing.documents import read_document
 from packing.errors import InputError, UsageError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.ports import Storage
@@ -250,12 +250,7 @@ def recipe_uri(destination: str, recipe_id: str) -> str:
 
 def read_recipe(storage: Storage, uri: str) -> Recipe:
     """The recipe stored at `uri`."""
-    content = storage.read(uri)
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as exc:
-        raise InputError(f"{uri}: not a recipe ({exc}); check the URI") from exc
-    return recipe_from_json(document, uri)
+    return recipe_from_json(read_document(storage, uri, "recipe"), uri)
 
 
 def recipe_bytes(recipe: Recipe) -> bytes:

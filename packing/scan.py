@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from packing.cache import read_cached
+from packing.documents import read_cached
 from packing.errors import ExampleError, InputError, ObjectNotFoundError, RecordError
 from packing.example import RawSequence, read_sequence
 from packing.jsonio import digest, pretty

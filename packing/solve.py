@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from packing.cache import read_cached
+from packing.documents import read_cached
 from packing.errors import InputError, VerificationError
 from packing.jsonio import pretty
 from packing.parallel import Progress, StageMap, tracked

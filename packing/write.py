@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from packing.cache import read_cached
+from packing.documents import read_cached
 from packing.errors import VerificationError
 from packing.example import RawSequence, assemble_pack, encode_example, read_sequence
 from packing.jsonio import pretty
