@@ -56,13 +56,13 @@ class LaunchTrainingOperator(BaseOperator):
             start_new_session=True,
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
         )
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                progress = pool.submit(self._log_lines, self._process.stderr)
+        with ThreadPoolExecutor(1) as pool:
+            progress = pool.submit(self._log_lines, self._process.stderr)
+            try:
                 result = self._log_lines(self._process.stdout)
-            status = self._process.wait()
-        finally:
-            self.on_kill()
+                status = self._process.wait()
+            finally:
+                self.on_kill()
         _raise_for(status, progress.result())
         return dict(json.loads(result))
 
