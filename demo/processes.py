@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -47,11 +47,13 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
     is_job: bool
+    check_all: Callable[[], None]
 
     def wait(self) -> None:
         """Wait until a job has ended; raises DemoError if it failed."""
         # A signal that arrives just before a blocking call is noticed after it only, so none may last long.
         while self.process.poll() is None:
+            self.check_all()
             time.sleep(POLL_SECONDS)
         self.check()
 
@@ -78,6 +80,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._handlers: dict[int, Any] = {}
         self._foreign: frozenset[int] = frozenset()
+        self._interrupted = False
         self._stopping = False
 
     def __enter__(self) -> Supervisor:
@@ -107,13 +110,18 @@ class Supervisor:
         return self._start(name, command, environment, is_job=True)
 
     def check(self) -> None:
-        """Raise DemoError for the first child that failed."""
+        """Raise DemoError for the first child that failed, and an interrupt that got lost.
+
+        Python drops an exception that a signal's handler raises inside a hook or a finalizer, so loops must ask.
+        """
+        if self._interrupted:
+            raise KeyboardInterrupt
         for child in self._children:
             child.check()
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, is_job: bool) -> Child:
         log = self.logs / f"{name.replace(' ', '-')}.log"
-        with log.open("ab") as output:
+        with log.open("ab") as output, _signals_blocked():
             process = subprocess.Popen(
                 command,
                 env=dict(environment),
@@ -121,14 +129,15 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
+                preexec_fn=_prepare_child,  # noqa: PLW1509 - this process starts children from its main thread only
             )
-        child = Child(name, process, log, is_job)
+        child = Child(name, process, log, is_job, self.check)
         self._children.append(child)
         return child
 
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         if not self._stopping:
+            self._interrupted = True
             raise KeyboardInterrupt(signal.Signals(number).name)
 
     def _stop(self) -> None:
@@ -203,5 +212,18 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
-def _die_with_parent() -> None:
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Hold signals back while forking: until it has a session of its own, a child gets this process's Ctrl-C too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_child() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
