@@ -47,6 +47,8 @@ def recipe_problems(recipe: Recipe) -> list[str]:
         return [*_identity_problems(recipe), *_partition_problems(recipe), *_packing_problems(recipe)]
     except StowageError as exc:
         return [str(exc)]
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        return [f"a field has a type or value that cannot be ({type(exc).__name__}: {exc})"]
 
 
 def _identity_problems(recipe: Recipe) -> Iterator[str]:

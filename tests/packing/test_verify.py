@@ -137,6 +137,7 @@ def test_a_sound_dataset_passes_every_check(packed: tuple[MemoryStorage, Refresh
         (edit_recipe_field("statistics", "lower_bound", value=1), r"statistics\.lower_bound: expected \d+, found 1"),
         (edit_recipe_field("statistics", "packing_efficiency", value=1.0), r"statistics\.packing_efficiency"),
         (edit_recipe_field("certificate", "best_pack_value", value=1), "best_pack_value"),
+        (edit_recipe_field("certificate", "best_pack_value", value=None), "a field has a type or value that cannot be"),
         (edit_recipe_field("parameters", "seed", value=9), "input_id: expected"),
         (edit_recipe_field("dataset", "fingerprint", value="0" * 64), r"dataset\.fingerprint: expected"),
         (edit_recipe_field("histogram", "counts", value=[1] * 64), "recipe"),
