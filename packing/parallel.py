@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -84,6 +85,8 @@ _storage: Storage | None = None
 
 def _start_worker(open_storage: Callable[[], Storage]) -> None:
     global _storage  # noqa: PLW0603 - what a process pool's initializer makes can live nowhere else
+    # A terminal's Ctrl-C reaches the workers too; the parent ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _storage = open_storage()
 

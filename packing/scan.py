@@ -65,7 +65,7 @@ def load_index(storage: Storage, shard: RawShard, *, destination: str) -> ShardI
             return ShardIndex(shard, arrays["offsets"], arrays["sizes"], arrays["lengths"], arrays["masked"])
     except ObjectNotFoundError:
         log.warning("%s: missing; scanning %s again", uri, shard.uri)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as exc:
+    except (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as exc:
         log.warning("%s: damaged (%s); scanning %s again", uri, exc, shard.uri)
     return _scan_and_save(storage, shard, destination)[1]
 

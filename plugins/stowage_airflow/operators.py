@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ NO_RETRY_STATUSES = (2, 3, 4)
 """Wrong usage, bad input, failed verification: a retry would fail in the same way."""
 
 _GRACE_SECONDS = 60
+_POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,6 +55,7 @@ class LaunchTrainingOperator(BaseOperator):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
         )
@@ -60,7 +63,9 @@ class LaunchTrainingOperator(BaseOperator):
             progress = pool.submit(self._log_lines, self._process.stderr)
             try:
                 result = self._log_lines(self._process.stdout)
-                status = self._process.wait()
+                # Not wait(): on_kill may run inside it, in a signal's handler, and would wait for its lock for ever.
+                while (status := self._process.poll()) is None:
+                    time.sleep(_POLL_SECONDS)
             finally:
                 self.on_kill()
         _raise_for(status, progress.result())
