@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from packing.documents import read_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
-from packing.jsonio import pretty
-from packing.manifest import read_manifest, write_manifest
+from packing.jsonio import digest, pretty
+from packing.manifest import manifest_to_json, read_manifest, write_manifest
 from packing.ports import Storage
 from packing.recipe import contents_of, dataset_input_id, recipe_uri
 from packing.recipe_checks import read_sound_recipe
@@ -23,19 +24,28 @@ def find_current(
 ) -> Recipe | None:
     """The recipe of a dataset that exists, is complete and sound, and was made from exactly this input; or None."""
     input_uri = _input_uri(destination, dataset_input_id(parameters, contents_of(summaries)))
-    current = read_cached(storage, input_uri, lambda document: (document["recipe_id"], dict(document["etags"])))
+    current = read_cached(storage, input_uri, _from_pointer)
     if current is None:
         return None
-    recipe_id, etags = current
+    recipe_id, manifest_digest, etags = current
     try:
-        read_manifest(storage, manifest_uri(destination, recipe_id))
+        manifest = read_manifest(storage, manifest_uri(destination, recipe_id))
     except (ObjectNotFoundError, InputError) as exc:
         log.warning("%s; making the dataset again", exc)
         return None
+    if manifest.recipe_id != recipe_id or digest(manifest_to_json(manifest)) != manifest_digest:
+        log.warning("%s: altered; making it again", manifest_uri(destination, recipe_id))
+        return None
     found = {info.uri: info.etag for info in storage.list(f"{destination}/shards")}
-    if any(found.get(uri) != etag for uri, etag in etags.items()):
+    if etags.keys() != {shard.uri for shard in manifest.shards} or any(
+        found.get(uri) != etag for uri, etag in etags.items()
+    ):
         return None
     return read_sound_recipe(storage, recipe_uri(destination, recipe_id))
+
+
+def _from_pointer(document: Any) -> tuple[str, str, dict[str, str]]:
+    return document["recipe_id"], document["manifest_digest"], dict(document["etags"])
 
 
 def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
@@ -65,8 +75,12 @@ def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
         )
     uri = manifest_uri(destination, recipe.recipe_id)
     write_manifest(storage, uri, manifest)
-    etags = {entry.shard.uri: entry.etag for entry in stored}
-    storage.write(_input_uri(destination, recipe.input_id), pretty({"recipe_id": recipe.recipe_id, "etags": etags}))
+    pointer = {
+        "recipe_id": recipe.recipe_id,
+        "manifest_digest": digest(manifest_to_json(manifest)),
+        "etags": {entry.shard.uri: entry.etag for entry in stored},
+    }
+    storage.write(_input_uri(destination, recipe.input_id), pretty(pointer))
     storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
     return manifest
 

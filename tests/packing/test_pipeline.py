@@ -170,6 +170,17 @@ def test_whatever_can_be_made_again_heals(kind: str, garbage: bytes) -> None:
     assert storage.objects[outcome.manifest_uri] == manifest
 
 
+def test_an_altered_manifest_is_made_again() -> None:
+    storage = store_with(some_shards())
+    outcome = pack(storage)
+    before = storage.objects[outcome.manifest_uri]
+    document = json.loads(before)
+    document["shards"][0]["sha256"] = "0" * 64
+    storage.objects[outcome.manifest_uri] = json.dumps(document).encode()
+    assert not pack(storage).unchanged
+    assert storage.objects[outcome.manifest_uri] == before
+
+
 def test_an_altered_bound_is_not_passed_on() -> None:
     storage = store_with(some_shards())
     outcome = pack(storage)
