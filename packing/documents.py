@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from packing.errors import InputError, ObjectNotFoundError
+from packing.jsonio import digest, pretty
 from packing.ports import Storage
 
 Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
+
+_DIGEST = "sha256"
 
 
 def read_document(storage: Storage, uri: str, kind: str) -> Mapping[str, Any]:
@@ -27,10 +30,19 @@ def read_document(storage: Storage, uri: str, kind: str) -> Mapping[str, Any]:
     return document
 
 
+def write_cached(storage: Storage, uri: str, document: Mapping[str, Any]) -> None:
+    """Keep a document that can be made again, with a digest by which `read_cached` knows that it is whole."""
+    storage.write(uri, pretty({"document": document, _DIGEST: digest(document)}))
+
+
 def read_cached(storage: Storage, uri: str, parse: Callable[[Any], Value]) -> Value | None:
-    """What `parse` makes of the JSON document at `uri`, or None if there is none that it can make sense of."""
+    """What `parse` makes of the document kept at `uri`, or None if it is missing, altered or of another make."""
     try:
-        return parse(json.loads(storage.read(uri)))
+        stored = json.loads(storage.read(uri))
+        document, expected = stored["document"], stored[_DIGEST]
+        if digest(document) != expected:
+            raise ValueError(f"expected SHA-256 {expected} of its content, found {digest(document)}")
+        return parse(document)
     except ObjectNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:

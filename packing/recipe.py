@@ -34,7 +34,7 @@ from packing.types import (
 
 SCHEMA_VERSION = 1
 
-PACKER_FORMAT = 1
+PACKER_FORMAT = 2
 """Raised by every change that gives other packed bytes for the same input; such a version reuses nothing."""
 
 
@@ -53,18 +53,27 @@ def dataset_input_id(parameters: Parameters, contents: Mapping[str, str]) -> str
     return digest({"format": PACKER_FORMAT, "parameters": asdict(parameters), "shards": sorted(contents.items())})
 
 
-def partition_input_id(parameters: Parameters, contents: Mapping[str, str]) -> str:
+def partition_input_id(
+    parameters: Parameters, contents: Mapping[str, str], records: tuple[int, int] | None = None
+) -> str:
     """As `dataset_input_id`, for one partition; how the others are divided does not matter to it."""
     own = {name: value for name, value in asdict(parameters).items() if name != "partition_bytes"}
-    return digest({"format": PACKER_FORMAT, "parameters": own, "shards": sorted(contents.items())})
+    document = {"format": PACKER_FORMAT, "parameters": own, "shards": sorted(contents.items()), "records": records}
+    return digest(document)
 
 
 def make_partition(
-    input_id: str, shards: Sequence[str], sequences: int, strategies: tuple[Strategy, ...], *, complete: bool
+    input_id: str,
+    shards: Sequence[str],
+    records: tuple[int, int] | None,
+    sequences: int,
+    strategies: tuple[Strategy, ...],
+    *,
+    complete: bool,
 ) -> Partition:
     """A solved partition of the shards of these names, named by the digest of what its packed bytes follow from."""
     own = digest({"input_id": input_id, "strategies": strategies_to_json(strategies)})
-    return Partition(input_id, own, tuple(shards), sequences, strategies, complete)
+    return Partition(input_id, own, tuple(shards), records, sequences, strategies, complete)
 
 
 def make_recipe(
@@ -78,6 +87,7 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of a whole dataset; `bound` is a solution of the global histogram, kept for its lower bound."""
     strategies = merge_strategies(strategy for partition in partitions for strategy in partition.strategies)
+    rejected = tuple(rejection for summary in summaries for rejection in summary.rejected)
     return Recipe(
         input_id=input_id,
         recipe_id=compute_recipe_id(input_id, strategies, partitions),
@@ -91,9 +101,9 @@ def make_recipe(
         histogram=histogram,
         strategies=strategies,
         partitions=tuple(partitions),
-        rejected=(),
+        rejected=rejected,
         statistics={
-            **derived_statistics(parameters, histogram, partitions, bound.lower_bound),
+            **derived_statistics(parameters, histogram, partitions, bound.lower_bound, len(rejected)),
             "lower_bound_method": bound.bound_method,
             "solve_seconds": round(solve_seconds, 6),
             "solve_iterations": bound.iterations,
@@ -121,13 +131,14 @@ def compute_recipe_id(input_id: str, strategies: Sequence[Strategy], partitions:
 
 
 def derived_statistics(
-    parameters: Parameters, histogram: Histogram, partitions: Sequence[Partition], lower_bound: int
+    parameters: Parameters, histogram: Histogram, partitions: Sequence[Partition], lower_bound: int, rejected: int
 ) -> dict[str, int | float]:
     """The statistics that follow from the rest of a recipe, so that anyone can check them."""
     packs = sum(partition.packs for partition in partitions)
     slots = packs * parameters.max_sequence_length
     return {
         "sequences": histogram.sequences,
+        "rejected": rejected,
         "tokens": histogram.tokens,
         "packs": packs,
         "partitions": len(partitions),
@@ -173,12 +184,19 @@ def strategies_from_json(document: Sequence[Mapping[str, Any]]) -> tuple[Strateg
 
 
 def _partition_to_json(partition: Partition) -> dict[str, Any]:
-    return {**asdict(partition), "strategies": strategies_to_json(partition.strategies), "shards": [*partition.shards]}
+    lists = {
+        "shards": list(partition.shards),
+        "records": list(partition.records) if partition.records else None,
+        "strategies": strategies_to_json(partition.strategies),
+    }
+    return {**asdict(partition), **lists}
 
 
 def _partition_from_json(document: Mapping[str, Any]) -> Partition:
+    records = document["records"]
     fields = {
         "shards": tuple(document["shards"]),
+        "records": None if records is None else (records[0], records[1]),
         "strategies": strategies_from_json(document["strategies"]),
     }
     return Partition(**{**document, **fields})

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from packing.errors import UsageError
 
 SOLVERS = ("optimal", "nnls", "spfhp", "lpfhp")
-PARTITION_BYTES = 128 * 1024 * 1024
+PARTITION_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Parameters:
     """What a user decides about a packed dataset; refused here, before any work, if it cannot work.
 
-    `partition_bytes` bounds the stored bytes of raw shards that are packed together (a larger shard is packed alone).
+    `partition_bytes` bounds the content, without padding, of what is packed together, and with it a task's memory.
     """
 
     max_sequence_length: int = 512
@@ -63,56 +63,78 @@ class RawShard:
 
 @dataclass(frozen=True)
 class Rejection:
-    """One record that a policy left out, and why."""
+    """One record that was left out, as far as the user allows it: what was expected of it and what was found.
+
+    `shard` is the raw shard's name, `offset` that of the record's frame in the uncompressed shard.
+    """
 
     shard: str
     record: int
     offset: int
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """What a scan learns of one raw shard's records; each array has one entry per record, in file order.
-
-    `offsets` int64: byte offset of the record's frame in the uncompressed shard; `sizes` int32: payload bytes;
-    `lengths` int32: real tokens; `masked` int32: masked-token count.
-    """
-
-    shard: RawShard
-    offsets: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
-    masked: npt.NDArray[np.int32]
-
-    @property
-    def sequences(self) -> int:
-        return len(self.lengths)
+    expected: str
+    found: str
 
 
 @dataclass(frozen=True)
-class Extreme:
-    """The record of a shard that is largest in something: its number, the offset of its frame, and how large."""
+class Segment:
+    """A run of whole records of a raw shard, the unit in which its index is kept and in which a large shard is divided.
 
-    record: int
-    offset: int
-    value: int
+    `start` and `stop` are byte offsets in the uncompressed shard, `compact_bytes` the size of its sequences without
+    padding (`packing.sequences`). `lengths` are (length, count, most masked tokens of one of them), ascending by length.
+    """
+
+    first_record: int
+    records: int
+    start: int
+    stop: int
+    compact_bytes: int
+    lengths: tuple[tuple[int, int, int], ...]
+
+    @property
+    def sequences(self) -> int:
+        return sum(count for _, count, _ in self.lengths)
+
+    @property
+    def stop_record(self) -> int:
+        return self.first_record + self.records
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentIndex:
+    """The sequences of a segment, in file order.
+
+    `offsets` int64[n]: byte offset of the record's frame in the uncompressed shard; `lengths` int32[n]: real tokens;
+    `masked` int32[n]: masked tokens.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+    masked: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What a scan learns of one raw shard as a whole.
+    """What a scan learns of one raw shard; `sha256` digests the object's stored bytes.
 
-    `sha256` digests the object's stored bytes; `lengths` are (length, count, most masked tokens of one of them),
-    ascending by length.
+    records = sequences + rejected, here and in every sum of summaries.
     """
 
     shard: RawShard
     sha256: str
-    sequences: int
-    lengths: tuple[tuple[int, int, int], ...]
-    longest: Extreme
-    most_masked: Extreme
+    segments: tuple[Segment, ...]
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def sequences(self) -> int:
+        return sum(segment.sequences for segment in self.segments)
+
+    @property
+    def records(self) -> int:
+        return sum(segment.records for segment in self.segments)
+
+    @property
+    def compact_bytes(self) -> int:
+        return sum(segment.compact_bytes for segment in self.segments)
 
 
 @dataclass(frozen=True)
@@ -204,7 +226,7 @@ class Solution:
 class Partition:
     """What is packed on its own: whole raw shards (`shards`, names below SOURCE, sorted) and their strategies.
 
-    `input_id` digests what the strategies are solved from; `digest` digests that and the strategies, hence the
+    A part of a large shard names that shard and the range of its `records`, first and stop. `input_id` digests what the strategies are solved from; `digest` digests that and the strategies, hence the
     packed bytes, and names the folder of the partition's packed shards. `complete` is False if a time limit ended the
     search for strategies.
     """
@@ -212,6 +234,7 @@ class Partition:
     input_id: str
     digest: str
     shards: tuple[str, ...]
+    records: tuple[int, int] | None
     sequences: int
     strategies: tuple[Strategy, ...]
     complete: bool = True
@@ -223,7 +246,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class ListedShard:
-    """A raw shard as a recipe lists it, for auditors: where it was, which version, and what it held."""
+    """A raw shard as a recipe lists it, for auditors: where it was, which version, and what of it was packed."""
 
     name: str
     uri: str
@@ -256,13 +279,11 @@ class WritePlan:
     """Which sequences share a pack, for one partition.
 
     `packs` int32[packs, K]: indices into the partition's sequences (its shards' records one shard after the other),
-    -1 where a pack holds fewer than K; rows stand in the order in which they are written. `part_ends` are the row
-    numbers at which each packed shard ends.
+    -1 where a pack holds fewer than K; rows stand in the order in which they are written.
     """
 
     partition: Partition
     packs: npt.NDArray[np.int32]
-    part_ends: tuple[int, ...]
 
 
 @dataclass(frozen=True)
