@@ -75,8 +75,22 @@ params = {
         PARTITION_BYTES,
         type="integer",
         minimum=1,
-        description="Raw shards of at most this many stored bytes are packed together; bounds a task's memory.",
+        description="Sequences of at most this many bytes without padding are packed together; bounds a task's memory.",
         section="Packing",
+    ),
+    "time_limit": Param(
+        None,
+        type=["number", "null"],
+        exclusiveMinimum=0,
+        description="Seconds for one solve, then the best recipe so far is kept; empty: until it is proven optimal.",
+        section="Packing",
+    ),
+    "max_rejected": Param(
+        0,
+        type="integer",
+        minimum=0,
+        description="Bad records that may be left out, and are then listed in the recipe; one more fails the run.",
+        section="Dataset",
     ),
 }
 

@@ -9,26 +9,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from packing.adapters import open_storage, open_tracker
+from packing.audit import audit_dataset
 from packing.documents import read_document
 from packing.errors import InputError, StowageError, UsageError
-from packing.parallel import StageMap, process_pool, serial
-from packing.pipeline import Refresh, refresh
+from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
+from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Storage
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import summary_rows, track_recipe
-from packing.scan import list_raw_shards, read_and_index
+from packing.scan import list_raw_shards, read_segments
 from packing.solve import histogram_of, solve_histogram
-from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, RawShard, Recipe, ShardSummary
+from packing.spool import Spool
+from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, Recipe
 from packing.uris import absolute
-from packing.verify import require, verify_dataset
+from packing.verify import Check, require, verify_dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,21 +55,25 @@ def scan(options: argparse.Namespace) -> dict[str, Any]:
     """Read and validate every raw shard; keep nothing."""
     storage, source = open_storage(), absolute(options.source)
     shards = list_raw_shards(storage, source)
-    with _stage_map(storage, options.workers) as stage_map, stage_progress() as progress:
-        summaries: list[ShardSummary] = []
-        for summary in stage_map(_summarize, shards):
-            summaries.append(summary)
-            progress("scan", len(summaries), len(shards))
-    longest = max(summary.longest.value for summary in summaries)
-    histogram = histogram_of(summaries, max(longest, 1))
+    read = partial(read_segments, max_rejected=options.max_rejected)
+    with _stages(storage, options.workers) as stages:
+        found = tracked(stages.progress, "scan", stages.work(read, shards), len(shards))
+    segments = [segment for own, _ in found for segment in own]
+    rejected = [rejection for _, own in found for rejection in own]
+    if len(rejected) > options.max_rejected:
+        raise InputError(f"{source}: expected at most {options.max_rejected} bad records, found {len(rejected)}")
+    sizes = [size for segment in segments for size in segment.lengths]
+    longest = max((length for length, _, _ in sizes), default=0)
+    histogram = histogram_of(segments, max(longest, 1))
     result = {
-        "shards": len(summaries),
-        "bytes": sum(summary.shard.size for summary in summaries),
+        "shards": len(shards),
+        "bytes": sum(shard.size for shard in shards),
         "sequences": histogram.sequences,
+        "rejected": len(rejected),
         "tokens": histogram.tokens,
         "longest": longest,
         "mean_length": histogram.tokens / max(histogram.sequences, 1),
-        "most_masked": max(summary.most_masked.value for summary in summaries),
+        "most_masked": max((masked for _, _, masked in sizes), default=0),
         "max_sequence_length": histogram.max_sequence_length,
         "counts": list(histogram.counts),
     }
@@ -76,10 +85,6 @@ def scan(options: argparse.Namespace) -> dict[str, Any]:
         ]
     )
     return result
-
-
-def _summarize(storage: Storage, shard: RawShard) -> ShardSummary:
-    return read_and_index(storage, shard)[0]
 
 
 def solve(options: argparse.Namespace) -> dict[str, Any]:
@@ -115,15 +120,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     parameters = _parameters(options, max_sequence_length=options.max_sequence_length)
     storage, tracker = open_storage(), open_tracker(options.tracking_uri)
     tracked = []
-    with _stage_map(storage, options.workers) as stage_map, stage_progress() as progress:
+    with _spool(options.spool_bytes) as spool, _stages(storage, options.workers, spool) as stages:
         outcome = refresh(
             storage,
-            stage_map,
+            stages,
             source,
             destination,
             parameters,
+            max_rejected=options.max_rejected,
             time_limit=options.time_limit,
-            progress=progress,
             on_recipe=lambda recipe: tracked.append(
                 track_recipe(tracker, recipe, source=source, destination=destination, tags={})
             ),
@@ -153,12 +158,24 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Check a packed dataset, and with --source that every raw sequence is in it exactly once."""
     storage = open_storage()
     source = absolute(options.source) if options.source else None
-    with _stage_map(storage, options.workers) as stage_map:
-        checks = verify_dataset(storage, stage_map, absolute(options.manifest), source)
+    with _stages(storage, options.workers) as stages:
+        checks = verify_dataset(storage, stages.work, absolute(options.manifest), source)
+    return _checked(checks, "verified")
+
+
+def audit(options: argparse.Namespace) -> dict[str, Any]:
+    """Derive a packed dataset again from its raw data, and say line by line what holds."""
+    storage = open_storage()
+    with _stages(storage, options.workers) as stages:
+        checks = audit_dataset(storage, stages.work, absolute(options.manifest), absolute(options.source))
+    return _checked(checks, "audited")
+
+
+def _checked(checks: Sequence[Check], word: str) -> dict[str, Any]:
     for check in checks:
         sys.stdout.write(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}\n")
     require(checks)
-    return {"verified": True, "checks": [asdict(check) for check in checks]}
+    return {word: True, "checks": [asdict(check) for check in checks]}
 
 
 def _result(recipe: Recipe) -> dict[str, Any]:
@@ -173,19 +190,25 @@ def _parameters(options: argparse.Namespace, *, max_sequence_length: int) -> Par
         max_predictions_per_sequence=options.max_predictions_per_sequence,
         solver=options.solver,
         seed=options.seed,
-        partition_bytes=options.partition_bytes,
+        partition_bytes=getattr(options, "partition_bytes", PARTITION_BYTES),
     )
 
 
 @contextmanager
-def _stage_map(storage: Storage, workers: int) -> Iterator[StageMap]:
+def _stages(storage: Storage, workers: int, spool: Spool | None = None) -> Iterator[Stages]:
+    """Stages in `workers` processes, or in this one, with progress on standard error."""
     if workers < 1:
         raise UsageError(f"workers: expected an integer >= 1, got {workers}")
-    if workers == 1:
-        yield serial(storage)
-    else:
-        with process_pool(workers, open_storage) as stage_map:
-            yield stage_map
+    with ExitStack() as stack:
+        work = stack.enter_context(process_pool(workers, open_storage)) if workers > 1 else serial(storage)
+        yield Stages(threads(storage, LOOKUPS), work, spool, stack.enter_context(stage_progress()))
+
+
+@contextmanager
+def _spool(capacity: int | None) -> Iterator[Spool]:
+    """A spool in the temporary folder, of half of what is free there unless told; it is removed afterwards."""
+    with TemporaryDirectory(prefix="stowage-") as folder:
+        yield Spool(folder, shutil.disk_usage(folder).free // 2 if capacity is None else capacity)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> None:
@@ -211,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     place = "a local folder or s3://bucket/prefix"
     sub = add("scan", scan)
     sub.add_argument("source", metavar="SOURCE", help=f"raw shards: {place}")
+    _add_max_rejected(sub)
     _add_workers(sub)
 
     sub = add("solve", solve)
@@ -223,7 +247,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("destination", metavar="DESTINATION", help=f"packed dataset: {place}")
     sub.add_argument("--max-sequence-length", type=int, default=512, metavar="L", help="slots a pack [%(default)s]")
     _add_parameters(sub)
+    sub.add_argument(
+        "--partition-bytes",
+        type=int,
+        default=PARTITION_BYTES,
+        metavar="N",
+        help="sequences of at most N bytes without padding are packed together; bounds memory [%(default)s]",
+    )
+    _add_max_rejected(sub)
     _add_workers(sub)
+    sub.add_argument(
+        "--spool-bytes",
+        type=int,
+        metavar="N",
+        help="keep sequences of N bytes in the temporary folder, to read no raw shard twice [half of its free space]",
+    )
     sub.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -235,6 +273,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
     sub.add_argument("--source", metavar="SOURCE", help="also look for every raw sequence below here")
     _add_workers(sub)
+
+    sub = add("audit", audit)
+    sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
+    sub.add_argument("--source", required=True, metavar="SOURCE", help=f"raw shards: {place}")
+    _add_workers(sub)
     return parser
 
 
@@ -244,12 +287,11 @@ def _add_parameters(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--solver", choices=SOLVERS, default="optimal", help="[%(default)s]")
     sub.add_argument("--seed", type=int, default=0, help="order of packs and sequences [%(default)s]")
     sub.add_argument("--time-limit", type=float, metavar="S", help="seconds for one solve; the best so far is kept")
+
+
+def _add_max_rejected(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--partition-bytes",
-        type=int,
-        default=PARTITION_BYTES,
-        metavar="N",
-        help="raw shards of at most N stored bytes are packed together [%(default)s]",
+        "--max-rejected", type=int, default=0, metavar="N", help="leave out and list up to N bad records [%(default)s]"
     )
 
 

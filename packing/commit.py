@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from packing.documents import read_cached
+from packing.documents import read_cached, write_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.manifest import manifest_to_json, read_manifest, write_manifest
@@ -80,7 +80,7 @@ def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
         "manifest_digest": digest(manifest_to_json(manifest)),
         "etags": {entry.shard.uri: entry.etag for entry in stored},
     }
-    storage.write(_input_uri(destination, recipe.input_id), pretty(pointer))
+    write_cached(storage, _input_uri(destination, recipe.input_id), pointer)
     storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
     return manifest
 

@@ -29,15 +29,19 @@ class InputError(StowageError):
     exit_status = 3
 
 
-class ExampleError(InputError):
-    """A serialized example that is not a valid one; whoever knows its place turns it into a RecordError."""
+class ContentError(InputError):
+    """Content that is not what it should be; whoever knows its place turns this into a RecordError."""
 
     def __init__(self, expected: str, found: str) -> None:
         self.expected, self.found = expected, found
         super().__init__(f"expected {expected}, found {found}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ExampleError, (self.expected, self.found)
+        return type(self), (self.expected, self.found)
+
+
+class ExampleError(ContentError):
+    """A serialized example that is not a valid one."""
 
 
 class RecordError(InputError):

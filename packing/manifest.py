@@ -11,9 +11,18 @@ from packing.errors import InputError
 from packing.features import packed_features
 from packing.jsonio import pretty
 from packing.ports import Storage
+from packing.shape import COUNT, DIGEST, SIZE, TEXT, Shape, exactly, shape_problems
 from packing.types import Manifest, PackedShard
 
 SCHEMA_VERSION = 1
+
+_SHAPE: Shape = {
+    "schema_version": exactly(SCHEMA_VERSION),
+    "recipe_id": TEXT,
+    "features": [{"name": TEXT, "type": TEXT, "shape": [COUNT]}],
+    "shards": [{"uri": TEXT, "bytes": SIZE, "packs": SIZE, "sequences": SIZE, "tokens": SIZE, "sha256": DIGEST}],
+    "totals": {"shards": SIZE, "bytes": SIZE, "packs": SIZE, "sequences": SIZE, "tokens": SIZE},
+}
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
@@ -38,37 +47,30 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 def manifest_from_json(document: Mapping[str, Any], uri: str) -> Manifest:
     """Parse and check a manifest; raises InputError naming `uri` and what does not hold."""
-    try:
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"{uri}: expected schema_version {SCHEMA_VERSION}, found {document['schema_version']!r}; "
-                "read it with the version of Stowage that wrote it"
-            )
-        shapes = {feature["name"]: int(feature["shape"][0]) for feature in document["features"]}
-        sequences_per_pack = shapes["next_sentence_labels"]
-        manifest = Manifest(
-            recipe_id=str(document["recipe_id"]),
-            max_sequence_length=shapes["input_ids"],
-            max_sequences_per_pack=sequences_per_pack,
-            max_predictions_per_sequence=shapes["masked_lm_positions"] - sequences_per_pack,
-            shards=tuple(_shard_from_json(shard) for shard in document["shards"]),
+    version = document.get("schema_version")
+    if type(version) is int and version != SCHEMA_VERSION:
+        raise InputError(
+            f"{uri}: expected schema_version {SCHEMA_VERSION}, found {version}; "
+            "read it with the version of Stowage that wrote it"
         )
-        expected = manifest_to_json(manifest)
-    except (KeyError, TypeError, ValueError, IndexError) as exc:
-        raise InputError(f"{uri}: not a manifest ({type(exc).__name__}: {exc}); check the URI") from exc
+    if problems := list(shape_problems(document, _SHAPE)):
+        raise InputError(f"{uri}: not a manifest ({'; '.join(problems[:5])}); check the URI")
+    shapes = {feature["name"]: sum(feature["shape"]) for feature in document["features"]}
+    sequences_per_pack = shapes.get("next_sentence_labels", 0)
+    manifest = Manifest(
+        recipe_id=document["recipe_id"],
+        max_sequence_length=shapes.get("input_ids", 0),
+        max_sequences_per_pack=sequences_per_pack,
+        max_predictions_per_sequence=shapes.get("masked_lm_positions", 0) - sequences_per_pack,
+        shards=tuple(PackedShard(**shard) for shard in document["shards"]),
+    )
+    expected = manifest_to_json(manifest)
     for part in ("features", "totals"):
-        if document.get(part) != expected[part]:
-            raise InputError(f"{uri}: {part}: expected {expected[part]}, found {document.get(part)}")
+        if document[part] != expected[part]:
+            raise InputError(f"{uri}: {part}: expected {expected[part]}, found {document[part]}")
+    if len({shard.uri for shard in manifest.shards}) < len(manifest.shards):
+        raise InputError(f"{uri}: shards: expected each packed shard once, found one listed twice")
     return manifest
-
-
-def _shard_from_json(document: Mapping[str, Any]) -> PackedShard:
-    shard = PackedShard(**document)
-    for name, value in asdict(shard).items():
-        expected = str if name in ("uri", "sha256") else int
-        if type(value) is not expected:
-            raise TypeError(f"shards: {name}: expected {expected.__name__}, found {value!r}")
-    return shard
 
 
 def read_manifest(storage: Storage, uri: str) -> Manifest:

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from packing.admission import admit
 from packing.commit import commit, find_current, manifest_uri
 from packing.errors import UsageError
 from packing.manifest import read_manifest
 from packing.parallel import Progress, StageMap, tracked
+from packing.partition import find_members
 from packing.ports import Storage
 from packing.scan import list_raw_shards, read_summary, scan_shard
 from packing.solve import solve_recipe
+from packing.spool import Spool
 from packing.types import Manifest, Parameters, Recipe
 from packing.write import write_if_missing
 
@@ -34,39 +37,52 @@ class Refresh:
     partitions_written: int
 
 
+@dataclass(frozen=True)
+class Stages:
+    """How stages run: `lookups` maps many small reads, `work` what takes time; see `packing.parallel`."""
+
+    lookups: StageMap
+    work: StageMap
+    spool: Spool | None = None
+    progress: Progress | None = None
+
+
 def refresh(
     storage: Storage,
-    stage_map: StageMap,
+    stages: Stages,
     source: str,
     destination: str,
     parameters: Parameters,
     *,
+    max_rejected: int = 0,
     time_limit: float | None = None,
-    progress: Progress | None = None,
     on_recipe: Callable[[Recipe], None] | None = None,
 ) -> Refresh:
     """Make the packed dataset of `source` exist below `destination`; only what changed is read and written.
 
-    `on_recipe` is called once a new recipe is stored, before any pack is written.
+    Up to `max_rejected` bad records are left out and listed in the recipe. `on_recipe` is called once a new recipe is
+    stored, before any pack is written.
     """
     check_locations(source, destination)
+    progress = stages.progress
     shards = list_raw_shards(storage, source)
-    cached = tracked(
-        progress, "look up", stage_map(partial(read_summary, destination=destination), shards), len(shards)
-    )
+    cached = list(stages.lookups(partial(read_summary, destination=destination), shards))
     new = [shard for shard, summary in zip(shards, cached, strict=True) if summary is None]
-    scanned = iter(tracked(progress, "scan", stage_map(partial(scan_shard, destination=destination), new), len(new)))
+    scan = partial(scan_shard, destination=destination, max_rejected=max_rejected, spool=stages.spool)
+    scanned = iter(tracked(progress, "scan", stages.work(scan, new), len(new)))
     summaries = [summary or next(scanned) for summary in cached]
+    summaries = admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
     if recipe := find_current(storage, destination, parameters, summaries):
         uri = manifest_uri(destination, recipe.recipe_id)
         manifest = read_manifest(storage, uri)
         return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=len(new), partitions_written=0)
-    recipe = solve_recipe(storage, stage_map, destination, parameters, summaries, time_limit, progress)
+    recipe = solve_recipe(storage, stages.work, destination, parameters, summaries, time_limit, progress)
     if on_recipe:
         on_recipe(recipe)
-    by_name = {shard.name: shard for shard in shards}
-    write = partial(write_if_missing, destination=destination, parameters=parameters, raw_shards=by_name)
-    writes = tracked(progress, "write", stage_map(write, recipe.partitions), len(recipe.partitions))
+    by_name = {summary.shard.name: summary for summary in summaries}
+    work = [(partition, find_members(partition.shards, partition.records, by_name)) for partition in recipe.partitions]
+    write = partial(write_if_missing, destination=destination, parameters=parameters, spool=stages.spool)
+    written = tracked(progress, "write", stages.work(write, work), len(work))
     manifest = commit(storage, destination, recipe)
     return Refresh(
         recipe,
@@ -74,7 +90,7 @@ def refresh(
         manifest_uri(destination, recipe.recipe_id),
         unchanged=False,
         shards_scanned=len(new),
-        partitions_written=sum(writes),
+        partitions_written=sum(written),
     )
 
 

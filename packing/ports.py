@@ -9,9 +9,16 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError, TrackingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.uint8]"
+"""Contiguous bytes; `collections.abc.Buffer` needs Python 3.12."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,15 @@ class Storage(Protocol):
         """
         ...
 
-    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
-        """Create or replace the object, wholly or not at all."""
+    def read_into(self, uri: str, buffer: Buffer, *, start: int = 0, etag: str | None = None) -> None:
+        """Fill the whole of the writable `buffer` with the object's bytes from `start`; raises as `read` does.
+
+        After an error the content of the buffer is undefined.
+        """
+        ...
+
+    def write(self, uri: str, data: Buffer) -> ObjectInfo:
+        """Create or replace the object, wholly or not at all; `data` is left alone until this returns."""
         ...
 
 
@@ -111,7 +125,11 @@ class MemoryStorage:
         check_range(uri, start, size, len(content))
         return content[start:] if size is None else content[start : start + size]
 
-    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+    def read_into(self, uri: str, buffer: Buffer, *, start: int = 0, etag: str | None = None) -> None:
+        view = byte_view(buffer)
+        view[:] = self.read(uri, start=start, size=len(view), etag=etag)
+
+    def write(self, uri: str, data: Buffer) -> ObjectInfo:
         self.requests.append(("write", uri))
         self.objects[uri] = bytes(data)
         return self._info(uri)
@@ -124,6 +142,11 @@ class MemoryStorage:
     def _info(self, uri: str) -> ObjectInfo:
         content = self.objects[uri]
         return ObjectInfo(uri, len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
+def byte_view(buffer: Buffer) -> memoryview:
+    """The bytes of a buffer, without a copy."""
+    return memoryview(buffer).cast("B")  # type: ignore[arg-type] # numpy declares its buffers from Python 3.12 on
 
 
 def check_range(uri: str, start: int, size: int | None, available: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether a recipe holds together: all that it states that can be derived from the rest of it.
+"""Checks of a recipe that need nothing but the recipe: that it is of its shape, and follows from itself.
 
 The bound is proven again from its certificate, by code that no solver uses.
 """
@@ -6,22 +6,90 @@ The bound is proven again from its certificate, by code that no solver uses.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from packing.errors import InputError, ObjectNotFoundError, StowageError, VerificationError
+from packing.documents import read_document
+from packing.errors import InputError, ObjectNotFoundError, StowageError
+from packing.jsonio import digest
 from packing.ports import Storage
 from packing.recipe import (
+    SCHEMA_VERSION,
     dataset_input_id,
     derived_statistics,
     fingerprint_of,
     histogram_input_id,
     make_partition,
     partition_input_id,
-    read_recipe,
+    recipe_from_json,
 )
+from packing.shape import COUNT, DIGEST, FLAG, INTEGER, RANGE, REAL, SIZE, TEXT, Shape, exactly, shape_problems
 from packing.solvers.check import check_certificate, check_strategies
-from packing.types import Partition, Recipe, merge_strategies
+from packing.tfrecord import FRAME_BYTES
+from packing.types import ListedShard, Partition, Recipe, merge_strategies
+
+LOWER_BOUND_METHODS = (
+    "tokens",
+    "sequences",
+    "tokens, long sequences",
+    "sequences, long sequences",
+    "column generation",
+)
+
+_STRATEGIES: Shape = [{"lengths": [COUNT], "count": COUNT}]
+
+_SHAPE: Shape = {
+    "schema_version": exactly(SCHEMA_VERSION),
+    "input_id": DIGEST,
+    "recipe_id": DIGEST,
+    "producer": {"version": TEXT, "commit": TEXT, "lock_sha256": TEXT},
+    "parameters": {
+        "max_sequence_length": INTEGER,
+        "max_sequences_per_pack": INTEGER,
+        "max_predictions_per_sequence": INTEGER,
+        "solver": TEXT,
+        "seed": INTEGER,
+        "partition_bytes": INTEGER,
+    },
+    "dataset": {
+        "fingerprint": DIGEST,
+        "shards": [{"name": TEXT, "uri": TEXT, "size": SIZE, "etag": TEXT, "sha256": DIGEST, "sequences": SIZE}],
+    },
+    "histogram": {"max_sequence_length": COUNT, "counts": [SIZE]},
+    "strategies": _STRATEGIES,
+    "partitions": [
+        {
+            "input_id": DIGEST,
+            "digest": DIGEST,
+            "shards": [TEXT],
+            "records": RANGE,
+            "sequences": COUNT,
+            "strategies": _STRATEGIES,
+            "complete": FLAG,
+        }
+    ],
+    "rejected": [{"shard": TEXT, "record": SIZE, "offset": SIZE, "expected": TEXT, "found": TEXT}],
+    "statistics": {
+        "sequences": COUNT,
+        "rejected": SIZE,
+        "tokens": COUNT,
+        "packs": COUNT,
+        "partitions": COUNT,
+        "lower_bound": COUNT,
+        "gap": SIZE,
+        "packing_efficiency": REAL,
+        "packing_factor": REAL,
+        "packing_factor_upper_bound": REAL,
+        "padding_tokens": SIZE,
+        "padding_tokens_unpacked": SIZE,
+        "lower_bound_method": TEXT,
+        "solve_seconds": REAL,
+        "solve_iterations": SIZE,
+        "time_limited": FLAG,
+    },
+    "certificate": {"prices": [SIZE], "best_pack_value": COUNT},
+}
 
 log = logging.getLogger(__name__)
 
@@ -29,29 +97,63 @@ log = logging.getLogger(__name__)
 def read_sound_recipe(storage: Storage, uri: str) -> Recipe | None:
     """The recipe at `uri` if it is there and holds together, or None."""
     try:
-        recipe = read_recipe(storage, uri)
+        recipe, problems = examine_recipe(storage, uri)
     except ObjectNotFoundError:
         return None
-    except (InputError, VerificationError) as exc:
-        log.warning("%s", exc)
-        return None
-    if problems := recipe_problems(recipe):
-        log.warning("%s: altered (%s); making it again", uri, "; ".join(problems))
+    if problems:
+        log.warning("%s: altered (%s); making it again", uri, "; ".join(problems[:10]))
         return None
     return recipe
 
 
-def recipe_problems(recipe: Recipe) -> list[str]:
-    """What does not hold, in words; empty for a sound recipe."""
+def examine_recipe(storage: Storage, uri: str) -> tuple[Recipe | None, list[str]]:
+    """The recipe at `uri`, None if what is there cannot be read as one, and what does not hold, in words.
+
+    An altered recipe comes back under the `recipe_id` that follows from it. Raises ObjectNotFoundError.
+    """
     try:
-        return [*_identity_problems(recipe), *_partition_problems(recipe), *_packing_problems(recipe)]
-    except StowageError as exc:
-        return [str(exc)]
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as exc:
-        return [f"a field has a type or value that cannot be ({type(exc).__name__}: {exc})"]
+        document = read_document(storage, uri, "recipe")
+    except InputError as exc:
+        return None, [str(exc)]
+    if problems := document_problems(document):
+        return None, problems
+    identity = digest({name: document[name] for name in ("input_id", "strategies", "partitions")})
+    if identity != document["recipe_id"]:
+        problems.append(
+            f"recipe_id: expected {identity} from input_id, strategies and partitions, found {document['recipe_id']}"
+        )
+    try:
+        recipe = recipe_from_json({**document, "recipe_id": identity}, uri)
+    except InputError as exc:
+        return None, [*problems, str(exc)]
+    return recipe, problems + recipe_problems(recipe)
 
 
-def _identity_problems(recipe: Recipe) -> Iterator[str]:
+def document_problems(document: Mapping[str, Any]) -> list[str]:
+    """Where a parsed JSON document is not of a recipe's shape, in words."""
+    problems = list(shape_problems(document, _SHAPE))
+    if not problems and document["histogram"]["max_sequence_length"] != len(document["histogram"]["counts"]):
+        problems.append(
+            f"histogram: expected as many counts as its max_sequence_length "
+            f"{document['histogram']['max_sequence_length']}, found {len(document['histogram']['counts'])}"
+        )
+    return problems
+
+
+def recipe_problems(recipe: Recipe) -> list[str]:
+    """What does not hold of a recipe whose document is of its shape, in words; empty for a sound recipe."""
+    problems: list[str] = []
+    for check in (_identity, _shards, _rejected, _partitions, _divided_shards, _packing, _statistics):
+        try:
+            problems.extend(check(recipe))
+        except StowageError as exc:
+            problems.append(str(exc))
+        except ArithmeticError as exc:
+            problems.append(f"its figures cannot be ({type(exc).__name__}: {exc})")
+    return problems
+
+
+def _identity(recipe: Recipe) -> Iterator[str]:
     contents = {shard.name: shard.sha256 for shard in recipe.shards}
     expected = {
         "dataset.fingerprint": (fingerprint_of(contents), recipe.fingerprint),
@@ -67,30 +169,115 @@ def _identity_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{name}: expected {derived} from parameters and raw shards, found {found}"
 
 
-def _partition_problems(recipe: Recipe) -> Iterator[str]:
-    by_name = {shard.name: shard for shard in recipe.shards}
-    used = Counter(name for partition in recipe.partitions for name in partition.shards)
-    wanted = {shard.name for shard in recipe.shards if shard.sequences}
-    if strange := sorted((used.keys() - by_name.keys()) | (wanted - used.keys())):
-        yield f"partitions: the raw shards {', '.join(strange[:5])} are not in both the dataset and a partition"
-        return
-    if doubled := sorted(name for name, times in used.items() if times > 1):
-        yield f"partitions: the raw shards {', '.join(doubled[:5])} are in several partitions"
-    for partition in recipe.partitions if recipe.shards else ():
-        contents = {name: by_name[name].sha256 for name in partition.shards}
-        sequences = sum(by_name[name].sequences for name in partition.shards)
-        derived = make_partition(
-            partition_input_id(recipe.parameters, contents),
-            partition.shards,
-            sequences,
-            partition.strategies,
-            complete=partition.complete,
-        )
-        if derived != partition or _sequences(partition) != sequences:
-            yield f"partition {partition.digest}: its digests or sequences do not follow from its shards"
+def _shards(recipe: Recipe) -> Iterator[str]:
+    names = [shard.name for shard in recipe.shards]
+    if names != sorted(set(names)):
+        yield "dataset.shards: expected each name once and in order, found otherwise"
+    sources = {shard.uri.removesuffix(shard.name) for shard in recipe.shards}
+    if len(sources) > 1 or not all(shard.uri.endswith(shard.name) for shard in recipe.shards):
+        yield f"dataset.shards: expected URIs of one source that end with the names, found {sorted(sources)[:5]}"
 
 
-def _packing_problems(recipe: Recipe) -> Iterator[str]:
+def _rejected(recipe: Recipe) -> Iterator[str]:
+    """Rejected records of listed shards, each once, in file order and within the shard."""
+    listed = {shard.name: shard.sequences for shard in recipe.shards}
+    records = Counter(listed) + Counter(rejection.shard for rejection in recipe.rejected)
+    places = [(rejection.shard, rejection.record) for rejection in recipe.rejected]
+    offsets = [(rejection.shard, rejection.offset) for rejection in recipe.rejected]
+    if places != sorted(set(places)) or offsets != sorted(set(offsets)):
+        yield "rejected: expected each record once and in order, found otherwise"
+    for rejection in recipe.rejected:
+        where = f"rejected: {rejection.shard}: record {rejection.record} at offset {rejection.offset}"
+        if rejection.shard not in listed:
+            yield f"{where}: expected a listed raw shard, found none of this name"
+        elif rejection.record >= records[rejection.shard]:
+            yield f"{where}: expected a record of the shard, found only {records[rejection.shard]} there"
+        elif rejection.offset < FRAME_BYTES * rejection.record or (rejection.offset > 0) != (rejection.record > 0):
+            yield f"{where}: expected an offset with room for the records before it, and for no more if there are none"
+
+
+def _partitions(recipe: Recipe) -> Iterator[str]:
+    """Each partition by itself: its digests, its sequences, its order among the others."""
+    shards = {shard.name: shard for shard in recipe.shards}
+    order = [(partition.shards, partition.records or (0, 0)) for partition in recipe.partitions]
+    if order != sorted(order) or (not recipe.shards and len(order) > 1):
+        yield "partitions: expected one for a histogram, or those of a dataset in the order of their shards"
+    for partition in recipe.partitions:
+        where = f"partition {partition.digest}"
+        if unknown := [name for name in partition.shards if name not in shards]:
+            yield f"{where}: expected listed raw shards, found {', '.join(unknown[:5])}"
+            continue
+        members = [shards[name] for name in partition.shards]
+        if partition.shards != tuple(sorted(set(partition.shards))) or bool(members) != bool(shards):
+            yield f"{where}: expected raw shards, each once and in order, found {partition.shards[:5]}"
+        sequences = _sequences_of(recipe, partition, members)
+        packed = sum(len(strategy.lengths) * strategy.count for strategy in partition.strategies)
+        if not partition.sequences == packed == sequences:
+            yield (
+                f"{where}: expected {sequences} sequences from its shards, found {partition.sequences} stated and "
+                f"{packed} in its strategies"
+            )
+        if _derived(recipe, partition, members) != partition:
+            yield f"{where}: its digests do not follow from its shards and its strategies"
+        if merge_strategies(partition.strategies) != partition.strategies:
+            yield f"{where}: expected its strategies sorted and each once, found otherwise"
+        if not partition.complete and recipe.parameters.solver != "optimal":
+            yield f"{where}: expected to be complete, as the solver {recipe.parameters.solver} knows no time limit"
+
+
+def _sequences_of(recipe: Recipe, partition: Partition, members: list[ListedShard]) -> int:
+    if not recipe.shards:
+        return recipe.histogram.sequences
+    if partition.records is None:
+        return sum(shard.sequences for shard in members)
+    first, stop = partition.records
+    rejected = [r for r in recipe.rejected if r.shard in partition.shards and first <= r.record < stop]
+    return stop - first - len(rejected)
+
+
+def _derived(recipe: Recipe, partition: Partition, members: list[ListedShard]) -> Partition:
+    contents = {shard.name: shard.sha256 for shard in members}
+    return make_partition(
+        partition_input_id(recipe.parameters, contents, partition.records) if contents else recipe.input_id,
+        partition.shards,
+        partition.records,
+        partition.sequences,
+        partition.strategies,
+        complete=partition.complete,
+    )
+
+
+def _divided_shards(recipe: Recipe) -> Iterator[str]:
+    """Each shard's sequences in exactly one partition, or in those of its ranges of records.
+
+    Records that are in no range must be rejected. As the sequences of the ranges are right (`_partitions`), this holds
+    if they do not overlap, do not reach beyond the end and together hold the sequences of the shard.
+    """
+    uses: dict[str, list[Partition]] = defaultdict(list)
+    for partition in recipe.partitions:
+        for name in partition.shards:
+            uses[name].append(partition)
+    rejected = Counter(rejection.shard for rejection in recipe.rejected)
+    for shard in recipe.shards:
+        partitions = uses[shard.name]
+        ranges = [partition.records for partition in partitions if partition.records is not None]
+        if not ranges:
+            if len(partitions) != 1 and (partitions or shard.sequences):
+                yield f"partitions: {shard.name}: expected to be in one, found in {len(partitions)}"
+            continue
+        if len(ranges) < len(partitions) or any(len(partition.shards) > 1 for partition in partitions):
+            yield f"partitions: {shard.name}: expected to be alone in those that hold ranges of its records"
+            continue
+        records, held = shard.sequences + rejected[shard.name], sum(partition.sequences for partition in partitions)
+        bounds = [bound for pair in ranges for bound in pair]
+        if bounds != sorted(bounds) or bounds[-1] > records or held != shard.sequences:
+            yield (
+                f"partitions: {shard.name}: expected ranges of its {records} records that hold each of its "
+                f"{shard.sequences} sequences once, found {ranges[:5]} with {held}"
+            )
+
+
+def _packing(recipe: Recipe) -> Iterator[str]:
     parameters, histogram = recipe.parameters, recipe.histogram
     if histogram.max_sequence_length != parameters.max_sequence_length:
         yield f"histogram: expected {parameters.max_sequence_length} counts, found {histogram.max_sequence_length}"
@@ -99,25 +286,18 @@ def _packing_problems(recipe: Recipe) -> Iterator[str]:
     if summed != recipe.strategies:
         yield "strategies: not the sum of those of the partitions"
     check_strategies(histogram, parameters.max_sequences_per_pack, recipe.strategies)
-    lower_bound = check_certificate(histogram, parameters.max_sequences_per_pack, recipe.certificate)
-    yield from _statistics_problems(recipe, lower_bound)
 
 
-def _statistics_problems(recipe: Recipe, lower_bound: int) -> Iterator[str]:
-    derived = derived_statistics(recipe.parameters, recipe.histogram, recipe.partitions, lower_bound)
+def _statistics(recipe: Recipe) -> Iterator[str]:
+    found, parameters = recipe.statistics, recipe.parameters
+    if found["lower_bound_method"] not in LOWER_BOUND_METHODS:
+        yield f"statistics.lower_bound_method: expected one of {LOWER_BOUND_METHODS}, found another"
+    if not found["time_limited"] and not all(partition.complete for partition in recipe.partitions):
+        yield "statistics.time_limited: expected true, as a partition is not complete, found false"
+    if recipe.histogram.max_sequence_length != parameters.max_sequence_length:
+        return
+    lower_bound = check_certificate(recipe.histogram, parameters.max_sequences_per_pack, recipe.certificate)
+    derived = derived_statistics(parameters, recipe.histogram, recipe.partitions, lower_bound, len(recipe.rejected))
     for name, value in derived.items():
-        if recipe.statistics.get(name) != value:
-            yield f"statistics.{name}: expected {value}, found {recipe.statistics.get(name)}"
-
-
-def _sequences(partition: Partition) -> int:
-    return sum(len(strategy.lengths) * strategy.count for strategy in partition.strategies)
-
-
-def dataset_problems(recipe: Recipe, contents: Sequence[tuple[str, str]]) -> list[str]:
-    """How raw shards as they are now, pairs of name and SHA-256, differ from those that the recipe lists."""
-    listed = {(shard.name, shard.sha256) for shard in recipe.shards}
-    missing, strange = sorted(listed - set(contents)), sorted(set(contents) - listed)
-    return [f"{name}: listed with SHA-256 {sha256}, not found so" for name, sha256 in missing] + [
-        f"{name}: found with SHA-256 {sha256}, not listed so" for name, sha256 in strange
-    ]
+        if found[name] != value:
+            yield f"statistics.{name}: expected {value}, found {found[name]}"

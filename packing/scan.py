@@ -1,8 +1,8 @@
 """Scan: list the raw shards below SOURCE, read each new one once, validate every record, keep what later stages need.
 
-A shard index is two objects below DESTINATION/index, named by the shard's identity (URI, size, ETag) and the format of
-the index: `<key>.npz` with one row per record, and `<key>.json` with the summary, written last. Neither depends on a
-recipe's parameters, so changing those reads no raw data again.
+The index of a shard is kept below DESTINATION/index/shards, named by the shard's identity (URI, size, ETag) and the
+format of the index: `<key>-NNNNN.npz` with one row per sequence of a segment, and `<key>.json` with the summary, stored
+last. Neither depends on a recipe's parameters, so changing those reads no raw data again.
 """
 
 from __future__ import annotations
@@ -11,23 +11,29 @@ import hashlib
 import io
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from packing.documents import read_cached
-from packing.errors import ExampleError, InputError, ObjectNotFoundError, RecordError
-from packing.example import RawSequence, read_sequence
-from packing.jsonio import digest, pretty
+from packing.content import Hasher, read_content
+from packing.documents import read_cached, write_cached
+from packing.errors import InputError, ObjectNotFoundError, RecordError
+from packing.jsonio import digest
 from packing.ports import Storage
-from packing.tfrecord import decompress, read_records
-from packing.types import Extreme, Parameters, RawShard, ShardIndex, ShardSummary
+from packing.records import MAX_RECORD_BYTES, Stop, take_records
+from packing.sequences import SequenceBuffer, Sequences
+from packing.spool import Spool
+from packing.types import RawShard, Rejection, Segment, SegmentIndex, ShardSummary
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
+SEGMENT_BYTES = MAX_RECORD_BYTES
 
 log = logging.getLogger(__name__)
+
+Keep = Callable[[int, Sequences], None]
+"""Called with a segment's number and its sequences, which hold until the call returns."""
 
 
 def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
@@ -46,115 +52,128 @@ def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
     return sorted(shards, key=lambda shard: shard.name)
 
 
-def scan_shard(storage: Storage, shard: RawShard, *, destination: str) -> ShardSummary:
-    """The summary of `shard` from its cached index, or else from reading the shard and writing its index."""
-    return read_summary(storage, shard, destination=destination) or _scan_and_save(storage, shard, destination)[0]
-
-
 def read_summary(storage: Storage, shard: RawShard, *, destination: str) -> ShardSummary | None:
     """The cached summary of exactly this version of the shard, if there is one."""
-    uri = _index_uri(destination, shard, "json")
+    uri = f"{_index_uri(destination, shard)}.json"
     return read_cached(storage, uri, lambda document: _summary_from_json(shard, document))
 
 
-def load_index(storage: Storage, shard: RawShard, *, destination: str) -> ShardIndex:
-    """The per-record rows of a scanned shard; it is scanned again if they are missing or damaged."""
-    uri = _index_uri(destination, shard, "npz")
-    try:
-        with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as arrays:
-            return ShardIndex(shard, arrays["offsets"], arrays["sizes"], arrays["lengths"], arrays["masked"])
-    except ObjectNotFoundError:
-        log.warning("%s: missing; scanning %s again", uri, shard.uri)
-    except (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as exc:
-        log.warning("%s: damaged (%s); scanning %s again", uri, exc, shard.uri)
-    return _scan_and_save(storage, shard, destination)[1]
+def scan_shard(
+    storage: Storage, shard: RawShard, *, destination: str, max_rejected: int = 0, spool: Spool | None = None
+) -> ShardSummary:
+    """The summary of `shard` from its cached index, or else from reading the shard and writing its index.
+
+    Records that are no valid examples are left out, up to `max_rejected` of them; raises RecordError for the next one.
+    With a `spool` the sequences are kept there for the write.
+    """
+    cached = read_summary(storage, shard, destination=destination)
+    return cached or _scan_and_save(storage, shard, destination, max_rejected, spool)
 
 
-def check_limits(summary: ShardSummary, parameters: Parameters) -> None:
-    """Raise RecordError if a sequence of the shard is too long or has too many masked tokens for `parameters`."""
-    limits = (
-        (summary.longest, parameters.max_sequence_length, "tokens", "max_sequence_length"),
-        (summary.most_masked, parameters.max_predictions_per_sequence, "masked tokens", "max_predictions_per_sequence"),
+def _scan_and_save(
+    storage: Storage, shard: RawShard, destination: str, max_rejected: int, spool: Spool | None
+) -> ShardSummary:
+    uri = _index_uri(destination, shard)
+
+    def keep(number: int, sequences: Sequences) -> None:
+        rows = io.BytesIO()
+        np.savez(rows, offsets=sequences.offsets, lengths=sequences.lengths, masked=sequences.masked)
+        storage.write(f"{uri}-{number:05d}.npz", rows.getbuffer())
+        if spool:
+            spool.save(spool_name(shard, number), sequences)
+
+    hasher = hashlib.sha256()
+    segments, rejected = read_segments(storage, shard, max_rejected=max_rejected, keep=keep, hasher=hasher)
+    summary = ShardSummary(shard, hasher.hexdigest(), segments, rejected)
+    write_cached(storage, f"{uri}.json", asdict(replace(summary, shard=replace(shard, name=""))))
+    return summary
+
+
+def read_segments(
+    storage: Storage,
+    shard: RawShard,
+    *,
+    max_rejected: int = 0,
+    keep: Keep | None = None,
+    hasher: Hasher | None = None,
+) -> tuple[tuple[Segment, ...], tuple[Rejection, ...]]:
+    """Read and validate this version of a raw shard, one segment in memory at a time."""
+    segments: list[Segment] = []
+    rejected: list[Rejection] = []
+
+    def on_bad(error: RecordError) -> None:
+        if len(rejected) >= max_rejected:
+            raise error
+        rejected.append(Rejection(shard.name, error.record, error.offset, error.expected, error.found))
+
+    buffer = SequenceBuffer()
+    chunks = read_content(storage, shard, hasher=hasher)
+    first = Stop(0, 0)
+    for stop in take_records(shard.uri, chunks, buffer, on_bad, segment_bytes=SEGMENT_BYTES):
+        sequences = buffer.sequences()
+        if keep:
+            keep(len(segments), sequences)
+        segments.append(_summarize(len(segments), sequences, first, stop))
+        buffer.clear()
+        first = stop
+    return tuple(segments), tuple(rejected)
+
+
+def _summarize(number: int, sequences: Sequences, first: Stop, stop: Stop) -> Segment:
+    return Segment(
+        number=number,
+        first_record=first.record,
+        records=stop.record - first.record,
+        start=first.offset,
+        stop=stop.offset,
+        compact_bytes=len(sequences.content),
+        lengths=count_lengths(sequences.lengths, sequences.masked),
     )
-    for extreme, limit, unit, parameter in limits:
-        if extreme.value > limit:
-            raise RecordError(
-                summary.shard.uri,
-                record=extreme.record,
-                offset=extreme.offset,
-                expected=f"a sequence of at most {limit} {unit}",
-                found=f"{extreme.value}",
-                advice=f"raise {parameter}, or make the raw data with shorter sequences",
-            )
 
 
-def read_sequences(data: bytes, shard: str) -> Iterator[tuple[int, int, RawSequence]]:
-    """Frame offset, payload size and content of every record of an uncompressed shard; raises RecordError."""
-    for record, (offset, payload) in enumerate(read_records(data, shard)):
+def count_lengths(lengths: Any, masked: Any) -> tuple[tuple[int, int, int], ...]:
+    """(length, count, most masked tokens of one of them), ascending by length; of int32[n] and int32[n]."""
+    found, which, counts = np.unique(lengths, return_inverse=True, return_counts=True)
+    most_masked = np.zeros(len(found), dtype=np.int32)
+    np.maximum.at(most_masked, which, masked)
+    return tuple(zip(found.tolist(), counts.tolist(), most_masked.tolist(), strict=True))
+
+
+def load_index(storage: Storage, summary: ShardSummary, number: int, *, destination: str) -> SegmentIndex:
+    """The rows of one segment of a scanned shard; the shard is scanned again if they are missing or damaged."""
+    uri = f"{_index_uri(destination, summary.shard)}-{number:05d}.npz"
+    for last_try in (False, True):
         try:
-            yield offset, len(payload), read_sequence(payload)
-        except ExampleError as exc:
-            raise RecordError(shard, record=record, offset=offset, expected=exc.expected, found=exc.found) from exc
+            with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as arrays:
+                return SegmentIndex(arrays["offsets"], arrays["lengths"], arrays["masked"])
+        except (ObjectNotFoundError, ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as exc:
+            if last_try:
+                raise InputError(f"{uri}: expected the rows of a segment, found {exc}; run again") from exc
+            log.warning("%s: missing or damaged (%s); scanning %s again", uri, exc, summary.shard.uri)
+            _scan_and_save(storage, summary.shard, destination, len(summary.rejected), None)
+    raise AssertionError("unreachable")
 
 
-def index_records(shard: RawShard, data: bytes) -> ShardIndex:
-    """Validate every record of an uncompressed shard; raises RecordError at the first bad one."""
-    rows = [
-        (offset, size, len(sequence.tokens), len(sequence.masked_positions))
-        for offset, size, sequence in read_sequences(data, shard.uri)
-    ]
-    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
-    return ShardIndex(shard, table[:, 0], *(table[:, column].astype(np.int32) for column in (1, 2, 3)))
+def _index_uri(destination: str, shard: RawShard) -> str:
+    return f"{destination}/index/shards/{_shard_key(shard)}"
 
 
-def read_and_index(storage: Storage, shard: RawShard) -> tuple[ShardSummary, ShardIndex]:
-    """Read and validate this version of a raw shard, keeping nothing in the store."""
-    stored = storage.read(shard.uri, etag=shard.etag)
-    index = index_records(shard, decompress(stored, shard.uri))
-    return _summarize(index, hashlib.sha256(stored).hexdigest()), index
+def _shard_key(shard: RawShard) -> str:
+    return digest([INDEX_FORMAT, shard.uri, shard.size, shard.etag])
 
 
-def _scan_and_save(storage: Storage, shard: RawShard, destination: str) -> tuple[ShardSummary, ShardIndex]:
-    summary, index = read_and_index(storage, shard)
-    rows = io.BytesIO()
-    np.savez(rows, offsets=index.offsets, sizes=index.sizes, lengths=index.lengths, masked=index.masked)
-    storage.write(_index_uri(destination, shard, "npz"), rows.getbuffer())
-    storage.write(_index_uri(destination, shard, "json"), pretty(asdict(summary)))
-    return summary, index
-
-
-def _summarize(index: ShardIndex, sha256: str) -> ShardSummary:
-    lengths, which, counts = np.unique(index.lengths, return_inverse=True, return_counts=True)
-    most_masked = np.zeros(len(lengths), dtype=np.int32)
-    np.maximum.at(most_masked, which, index.masked)
-    return ShardSummary(
-        shard=index.shard,
-        sha256=sha256,
-        sequences=index.sequences,
-        lengths=tuple(zip(lengths.tolist(), counts.tolist(), most_masked.tolist(), strict=True)),
-        longest=_extreme(index, index.lengths),
-        most_masked=_extreme(index, index.masked),
-    )
-
-
-def _extreme(index: ShardIndex, values: np.ndarray[Any, np.dtype[np.int32]]) -> Extreme:
-    if not len(values):
-        return Extreme(record=0, offset=0, value=0)
-    record = int(values.argmax())
-    return Extreme(record=record, offset=int(index.offsets[record]), value=int(values[record]))
-
-
-def _index_uri(destination: str, shard: RawShard, extension: str) -> str:
-    key = digest([INDEX_FORMAT, shard.uri, shard.size, shard.etag])
-    return f"{destination}/index/{key}.{extension}"
+def spool_name(shard: RawShard, number: int) -> str:
+    """By which name a spool keeps a segment of this version of a raw shard."""
+    return f"{_shard_key(shard)}-{number:05d}"
 
 
 def _summary_from_json(shard: RawShard, document: Mapping[str, Any]) -> ShardSummary:
     return ShardSummary(
         shard=shard,
         sha256=document["sha256"],
-        sequences=document["sequences"],
-        lengths=tuple((length, count, masked) for length, count, masked in document["lengths"]),
-        longest=Extreme(**document["longest"]),
-        most_masked=Extreme(**document["most_masked"]),
+        segments=tuple(
+            Segment(**{**segment, "lengths": tuple((n, count, masked) for n, count, masked in segment["lengths"])})
+            for segment in document["segments"]
+        ),
+        rejected=tuple(Rejection(**{**rejection, "shard": shard.name}) for rejection in document["rejected"]),
     )

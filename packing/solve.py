@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
-from packing.documents import read_cached
+import numpy as np
+
+from packing.documents import read_cached, write_cached
 from packing.errors import InputError, VerificationError
-from packing.jsonio import pretty
 from packing.parallel import Progress, StageMap, tracked
-from packing.partition import assign_partitions
+from packing.partition import Members, assign_partitions
 from packing.plan import always_fits, plan_partition
 from packing.ports import Storage
 from packing.recipe import (
@@ -28,10 +28,10 @@ from packing.recipe import (
     strategies_to_json,
 )
 from packing.recipe_checks import read_sound_recipe
-from packing.scan import check_limits, load_index
+from packing.scan import load_index
 from packing.solvers import solve
 from packing.solvers.check import check_strategies
-from packing.types import Histogram, Parameters, Partition, Recipe, ShardSummary
+from packing.types import Histogram, Parameters, Partition, Recipe, Segment, ShardSummary, Strategy, segments_of
 
 
 def solve_recipe(
@@ -45,19 +45,14 @@ def solve_recipe(
 ) -> Recipe:
     """Solve every partition, prove a bound for the whole, and store the recipe (an existing one is kept as it is).
 
-    Raises RecordError for a sequence that the parameters do not allow, InputError for data without sequences or masked
-    tokens that no assignment fits.
+    The summaries are those of `packing.admission`. Raises InputError for data without sequences or masked tokens that
+    no assignment fits.
     """
     started = time.monotonic()
-    for summary in summaries:
-        check_limits(summary, parameters)
-    histogram = histogram_of(summaries, parameters.max_sequence_length)
+    histogram = histogram_of(segments_of(summaries), parameters.max_sequence_length)
     if not histogram.sequences:
         raise InputError(f"expected at least one sequence in {len(summaries)} raw shards, found none; check SOURCE")
-    by_name = {summary.shard.name: summary for summary in summaries}
-    assigned = assign_partitions([summary.shard for summary in summaries], parameters.partition_bytes)
-    members = [[by_name[shard.name] for shard in shards] for shards in assigned]
-    members = [partition for partition in members if any(summary.sequences for summary in partition)]
+    members = assign_partitions(summaries, parameters.partition_bytes)
     solves = stage_map(
         partial(solve_partition, destination=destination, parameters=parameters, time_limit=time_limit), members
     )
@@ -75,18 +70,16 @@ def solve_recipe(
 
 def solve_partition(
     storage: Storage,
-    summaries: Sequence[ShardSummary],
+    members: Members,
     *,
     destination: str,
     parameters: Parameters,
     time_limit: float | None = None,
 ) -> Partition:
-    """The partition of these shards: from the answer that the store keeps for this input, or else solved and kept."""
-    input_id = partition_input_id(parameters, contents_of(summaries))
+    """The partition of these members: from the answer that the store keeps for this input, or else solved and kept."""
+    input_id = partition_input_id(parameters, contents_of(members.summaries), members.records)
     uri = f"{destination}/index/solved/{input_id}.json"
-    names = [summary.shard.name for summary in summaries]
-    sequences = sum(summary.sequences for summary in summaries)
-    histogram = histogram_of(summaries, parameters.max_sequence_length)
+    histogram = histogram_of(segments_of(members.summaries), parameters.max_sequence_length)
 
     def parse(answer: Any) -> Partition:
         strategies = strategies_from_json(answer["strategies"])
@@ -94,37 +87,44 @@ def solve_partition(
             check_strategies(histogram, parameters.max_sequences_per_pack, strategies)
         except VerificationError as exc:
             raise ValueError(str(exc)) from exc
-        return make_partition(input_id, names, sequences, strategies, complete=answer["complete"])
+        return _partition(input_id, members, strategies, complete=answer["complete"])
 
     if kept := read_cached(storage, uri, parse):
         return kept
     solution = solve(histogram, parameters.max_sequences_per_pack, parameters.solver, time_limit)
-    partition = make_partition(input_id, names, sequences, solution.strategies, complete=solution.complete)
-    _check_masked(storage, partition, summaries, destination=destination, parameters=parameters)
+    partition = _partition(input_id, members, solution.strategies, complete=solution.complete)
+    _check_masked(storage, partition, members, destination=destination, parameters=parameters)
     answer = {"strategies": strategies_to_json(solution.strategies), "complete": solution.complete}
-    storage.write(uri, pretty(answer))
+    write_cached(storage, uri, answer)
     return partition
 
 
+def _partition(input_id: str, members: Members, strategies: tuple[Strategy, ...], *, complete: bool) -> Partition:
+    return make_partition(input_id, members.names, members.records, members.sequences, strategies, complete=complete)
+
+
 def _check_masked(
-    storage: Storage,
-    partition: Partition,
-    summaries: Sequence[ShardSummary],
-    *,
-    destination: str,
-    parameters: Parameters,
+    storage: Storage, partition: Partition, members: Members, *, destination: str, parameters: Parameters
 ) -> None:
     """Plan the partition now if its masked tokens might not fit, so that a failure comes before anything is written."""
-    if not always_fits(partition.strategies, summaries, parameters.max_predictions_per_pack):
-        indexes = [load_index(storage, summary.shard, destination=destination) for summary in summaries]
-        plan_partition(partition, indexes, parameters)
+    if always_fits(partition.strategies, members.summaries, parameters.max_predictions_per_pack):
+        return
+    indexes = [
+        load_index(storage, summary, segment.number, destination=destination)
+        for summary in members.summaries
+        for segment in summary.segments
+    ]
+    lengths = np.concatenate([index.lengths for index in indexes])
+    masked = np.concatenate([index.masked for index in indexes])
+    plan_partition(partition, lengths, masked, parameters)
 
 
-def histogram_of(summaries: Sequence[ShardSummary], max_sequence_length: int) -> Histogram:
-    """The length histogram of some raw shards together."""
+def histogram_of(segments: Iterable[Segment], max_sequence_length: int) -> Histogram:
+    """The length histogram of some segments of raw shards together."""
     counts = [0] * max_sequence_length
-    for length, count, _ in chain.from_iterable(summary.lengths for summary in summaries):
-        counts[length - 1] += count
+    for segment in segments:
+        for length, count, _ in segment.lengths:
+            counts[length - 1] += count
     return Histogram(tuple(counts))
 
 
@@ -132,5 +132,5 @@ def solve_histogram(parameters: Parameters, histogram: Histogram, time_limit: fl
     """The recipe of a histogram alone: one partition that names no raw shards."""
     solution = solve(histogram, parameters.max_sequences_per_pack, parameters.solver, time_limit)
     input_id = histogram_input_id(parameters, histogram)
-    partition = make_partition(input_id, (), histogram.sequences, solution.strategies, complete=solution.complete)
+    partition = make_partition(input_id, (), None, histogram.sequences, solution.strategies, complete=solution.complete)
     return make_recipe(input_id, parameters, (), histogram, [partition], solution, solution.seconds)

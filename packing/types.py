@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,11 @@ class Rejection:
 class Segment:
     """A run of whole records of a raw shard, the unit in which its index is kept and in which a large shard is divided.
 
-    `start` and `stop` are byte offsets in the uncompressed shard, `compact_bytes` the size of its sequences without
+    `number` counts the shard's segments from 0; `start` and `stop` are byte offsets in the uncompressed shard, `compact_bytes` the size of its sequences without
     padding (`packing.sequences`). `lengths` are (length, count, most masked tokens of one of them), ascending by length.
     """
 
+    number: int
     first_record: int
     records: int
     start: int
@@ -93,6 +94,10 @@ class Segment:
     @property
     def sequences(self) -> int:
         return sum(count for _, count, _ in self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        return sum(length * count for length, count, _ in self.lengths)
 
     @property
     def stop_record(self) -> int:
@@ -133,8 +138,17 @@ class ShardSummary:
         return sum(segment.records for segment in self.segments)
 
     @property
+    def tokens(self) -> int:
+        return sum(segment.tokens for segment in self.segments)
+
+    @property
     def compact_bytes(self) -> int:
         return sum(segment.compact_bytes for segment in self.segments)
+
+
+def segments_of(summaries: Iterable[ShardSummary]) -> Iterator[Segment]:
+    """All segments of some shards."""
+    return (segment for summary in summaries for segment in summary.segments)
 
 
 @dataclass(frozen=True)
@@ -226,9 +240,9 @@ class Solution:
 class Partition:
     """What is packed on its own: whole raw shards (`shards`, names below SOURCE, sorted) and their strategies.
 
-    A part of a large shard names that shard and the range of its `records`, first and stop. `input_id` digests what the strategies are solved from; `digest` digests that and the strategies, hence the
-    packed bytes, and names the folder of the partition's packed shards. `complete` is False if a time limit ended the
-    search for strategies.
+    A part of a large shard names that shard and the range of its `records`, first and stop. `input_id` digests what
+    the strategies are solved from; `digest` digests that and the strategies, hence the packed bytes, and names the
+    folder of the partition's packed shards. `complete` is False if a time limit ended the search for strategies.
     """
 
     input_id: str
@@ -278,8 +292,8 @@ class Recipe:
 class WritePlan:
     """Which sequences share a pack, for one partition.
 
-    `packs` int32[packs, K]: indices into the partition's sequences (its shards' records one shard after the other),
-    -1 where a pack holds fewer than K; rows stand in the order in which they are written.
+    `packs` int32[packs, k]: rows of the partition's sequences (those of its shards, one shard after the other), -1
+    where a pack holds fewer than the k of the largest strategy; they stand in the order in which they are written.
     """
 
     partition: Partition

@@ -1,35 +1,29 @@
 """Verify: read a packed dataset back and say, check by check, whether it is what its manifest and recipe state.
 
 A pack is valid if taking it apart and assembling its sequences again gives the same features. With the raw data at
-hand, every raw sequence must be found exactly once, compared by a 128-bit digest of its content.
+hand, every raw sequence must be found exactly once, compared by a 128-bit digest of its content; the records that the
+recipe lists as rejected must be no good, and not be packed. All reading is that of `packing.readback`, which is slow
+and independent of the code that wrote the dataset.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
-from packing.example import RawSequence, read_pack
 from packing.manifest import read_manifest
 from packing.parallel import StageMap
 from packing.ports import Storage
-from packing.recipe import read_recipe, recipe_uri
-from packing.recipe_checks import dataset_problems, recipe_problems
-from packing.scan import list_raw_shards, read_sequences
-from packing.tfrecord import decompress, read_records
-from packing.types import Manifest, PackedShard, RawShard, Recipe, Strategy, merge_strategies
-
-_DIGEST_BYTES = 16
-
-Digests = npt.NDArray[Any]
+from packing.readback import Digests, PackedContent, RawContent, compare, read_packed, read_raw
+from packing.recipe import recipe_uri
+from packing.recipe_checks import examine_recipe
+from packing.scan import list_raw_shards
+from packing.types import Manifest, Recipe, Rejection, Strategy, merge_strategies
 
 
 @dataclass(frozen=True)
@@ -41,15 +35,6 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True, eq=False)
-class _ShardContent:
-    """What reading one packed shard gave: `digests` void128[sequences], and how often each strategy occurs."""
-
-    problem: str
-    digests: Digests
-    strategies: Counter[tuple[int, ...]]
-
-
 def verify_dataset(storage: Storage, stage_map: StageMap, manifest_uri: str, source: str | None = None) -> list[Check]:
     """Check the packed dataset of a manifest, and against the raw data below `source` if given.
 
@@ -59,152 +44,139 @@ def verify_dataset(storage: Storage, stage_map: StageMap, manifest_uri: str, sou
         manifest = read_manifest(storage, manifest_uri)
     except InputError as exc:
         raise VerificationError(str(exc)) from exc
-    contents = list(stage_map(partial(_read_shard, manifest=manifest), manifest.shards))
-    recipe_check, recipe = _check_recipe(storage, manifest_uri, manifest, contents)
-    checks = [_check_shards(manifest, contents), recipe_check]
+    packed = list(stage_map(partial(read_packed, manifest=manifest), manifest.shards))
+    recipe_check, recipe = _check_recipe(storage, manifest_uri, manifest, packed)
+    checks = [_check_shards(manifest, packed), recipe_check]
     if source is not None:
-        raw_shards = list_raw_shards(storage, source)
-        raw = list(stage_map(_digest_raw_shard, raw_shards))
+        raw = list(stage_map(read_raw, list_raw_shards(storage, source)))
         if recipe:
-            checks.append(_check_dataset(recipe, raw_shards, [sha256 for sha256, _ in raw]))
-        checks.append(_check_every_sequence(raw_shards, [digests for _, digests in raw], contents))
+            good = f"{len(raw)} raw shards with the names, sizes and SHA-256 that the recipe lists"
+            checks.append(conclude("raw shards as listed", raw_shard_problems(recipe, raw), good))
+        checks.append(check_every_sequence(manifest, recipe.rejected if recipe else (), raw, packed))
     return checks
 
 
-def _read_shard(storage: Storage, shard: PackedShard, *, manifest: Manifest) -> _ShardContent:
-    digests: list[bytes] = []
-    strategies: Counter[tuple[int, ...]] = Counter()
-    problem = ""
-    try:
-        for sequences in _read_packs(storage.read(shard.uri), shard, manifest):
-            digests.extend(_digest(sequence) for sequence in sequences)
-            strategies[tuple(sorted(len(sequence.tokens) for sequence in sequences))] += 1
-    except (InputError, VerificationError, ObjectNotFoundError) as exc:
-        problem = str(exc)
-    else:
-        problem = _compare_totals(shard, strategies)
-    return _ShardContent(problem, _as_array(digests), strategies)
+def conclude(name: str, problems: Iterable[str], good: str, limit: int = 10) -> Check:
+    """The check of this name, failed with the first problems if there are any, else passed and `good`."""
+    found = list(problems)
+    more = [f"and {len(found) - limit} more"] if len(found) > limit else []
+    return Check(name, not found, "; ".join([*found[:limit], *more]) or good)
 
 
-def _read_packs(content: bytes, shard: PackedShard, manifest: Manifest) -> Sequence[list[RawSequence]]:
-    found = hashlib.sha256(content).hexdigest()
-    if (len(content), found) != (shard.bytes, shard.sha256):
-        raise VerificationError(
-            f"{shard.uri}: expected {shard.bytes} bytes with SHA-256 {shard.sha256}, "
-            f"found {len(content)} bytes with {found}; the shard was altered, refresh the dataset"
-        )
-    packs = []
-    for record, (offset, payload) in enumerate(read_records(content, shard.uri)):
-        try:
-            sequences = read_pack(
-                payload,
-                max_sequence_length=manifest.max_sequence_length,
-                max_sequences_per_pack=manifest.max_sequences_per_pack,
-                max_predictions_per_sequence=manifest.max_predictions_per_sequence,
-            )
-        except InputError as exc:
-            raise VerificationError(f"{shard.uri}: pack {record} at offset {offset}: {exc}") from exc
-        packs.append(sequences)
-    return packs
-
-
-def _compare_totals(shard: PackedShard, strategies: Counter[tuple[int, ...]]) -> str:
-    expected = (shard.packs, shard.sequences, shard.tokens)
-    found = (
-        strategies.total(),
-        sum(len(lengths) * count for lengths, count in strategies.items()),
-        sum(sum(lengths) * count for lengths, count in strategies.items()),
-    )
-    return "" if found == expected else f"{shard.uri}: expected (packs, sequences, tokens) {expected}, found {found}"
-
-
-def _check_shards(manifest: Manifest, contents: Sequence[_ShardContent]) -> Check:
-    problems = [content.problem for content in contents if content.problem]
-    good = f"{len(contents)} shards with {manifest.packs} packs: digests, framing and every pack hold"
-    return Check("packed shards", not problems, _list(problems) or good)
+def _check_shards(manifest: Manifest, packed: Sequence[PackedContent]) -> Check:
+    problems = [problem for content in packed for problem in (content.stored, *content.problems) if problem]
+    good = f"{len(packed)} shards with {manifest.packs} packs: digests, framing and every pack hold"
+    return conclude("packed shards", problems, good)
 
 
 def _check_recipe(
-    storage: Storage, manifest_uri: str, manifest: Manifest, contents: Sequence[_ShardContent]
+    storage: Storage, manifest_uri: str, manifest: Manifest, packed: Sequence[PackedContent]
 ) -> tuple[Check, Recipe | None]:
     """Whether the recipe beside the manifest holds together and is the one that was packed."""
-    name = "recipe"
     uri = recipe_uri(manifest_uri.rsplit("/", 2)[0], manifest.recipe_id)
     try:
-        recipe = read_recipe(storage, uri)
-    except (InputError, VerificationError, ObjectNotFoundError) as exc:
-        return Check(name, passed=False, detail=str(exc)), None
-    packed = merge_strategies(
-        Strategy(lengths, count) for content in contents for lengths, count in content.strategies.items()
-    )
-    problems = recipe_problems(recipe)
+        recipe, problems = examine_recipe(storage, uri)
+    except ObjectNotFoundError as exc:
+        return Check("recipe", passed=False, detail=str(exc)), None
+    if recipe:
+        problems += recipe_of_manifest_problems(recipe, manifest)
+        if packed_strategies(packed) != recipe.strategies:
+            problems.append(f"the packed shards do not hold its {len(recipe.strategies)} strategies as often as stated")
+    good = f"{uri}: identity, bound and statistics hold; the packed shards hold exactly its strategies"
+    check = conclude("recipe", problems, good)
+    if not check.passed:
+        check = Check("recipe", passed=False, detail=f"{uri}: {check.detail}; it or the shards were altered, refresh")
+    return check, recipe
+
+
+def recipe_of_manifest_problems(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    """How a recipe is not the one that a manifest names."""
     if recipe.recipe_id != manifest.recipe_id:
-        problems.append(f"recipe_id: expected {manifest.recipe_id}, found {recipe.recipe_id}")
-    if packed != recipe.strategies:
-        problems.append(f"the packed shards do not hold its {len(recipe.strategies)} strategies as often as stated")
-    if problems:
-        detail = f"{uri}: {_list(problems)}; it or the shards were altered, refresh the dataset"
-        return Check(name, passed=False, detail=detail), recipe
-    detail = f"{uri}: identity, bound and statistics hold; the packed shards hold its {len(packed)} strategies exactly"
-    return Check(name, passed=True, detail=detail), recipe
+        yield f"recipe_id: expected {manifest.recipe_id} as in the manifest, found {recipe.recipe_id}"
+    for name in ("max_sequence_length", "max_sequences_per_pack", "max_predictions_per_sequence"):
+        expected, found = getattr(manifest, name), getattr(recipe.parameters, name)
+        if expected != found:
+            yield f"parameters.{name}: expected {expected} as in the manifest, found {found}"
 
 
-def _check_dataset(recipe: Recipe, raw_shards: Sequence[RawShard], digests: Sequence[str]) -> Check:
-    name = "raw shards as listed"
-    problems = dataset_problems(recipe, [(shard.name, sha) for shard, sha in zip(raw_shards, digests, strict=True)])
-    good = f"{len(raw_shards)} raw shards with the names and SHA-256 that the recipe lists"
-    return Check(name, not problems, _list(problems) or good)
+def packed_strategies(packed: Iterable[PackedContent]) -> tuple[Strategy, ...]:
+    """The strategies of the packs that could be read."""
+    return merge_strategies(
+        Strategy(lengths, count) for content in packed for lengths, count in content.strategies.items()
+    )
 
 
-def _check_every_sequence(
-    raw_shards: Sequence[RawShard], raw: Sequence[Digests], contents: Sequence[_ShardContent]
+def raw_shard_problems(recipe: Recipe, raw: Sequence[RawContent]) -> Iterator[str]:
+    """How raw shards as they are now differ from those that the recipe lists, one by one."""
+    listed = {shard.name: shard for shard in recipe.shards}
+    found = {content.shard.name: content for content in raw}
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            yield f"{name}: missing, the recipe lists it"
+        elif name not in listed:
+            yield f"{name}: new, the recipe does not list it"
+        elif found[name].sha256 != listed[name].sha256:
+            yield f"{name}: replaced, expected SHA-256 {listed[name].sha256}, found {found[name].sha256}"
+        elif found[name].shard.size != listed[name].size:
+            yield f"{name}: expected a size of {listed[name].size} bytes, found {found[name].shard.size}"
+
+
+def check_every_sequence(
+    manifest: Manifest,
+    rejected: Sequence[Rejection],
+    raw: Sequence[RawContent],
+    packed: Sequence[PackedContent],
 ) -> Check:
-    name = "every raw sequence exactly once"
-    expected = Counter(digest.tobytes() for digests in raw for digest in digests)
-    found = Counter(digest.tobytes() for content in contents for digest in content.digests)
-    missing, extra = expected - found, found - expected
-    if not missing and not extra:
-        return Check(name, passed=True, detail=f"{expected.total()} sequences of {len(raw_shards)} raw shards")
-    places = [
-        f"{shard.uri}: record {record} is not packed as often as it should be"
-        for shard, digests in zip(raw_shards, raw, strict=True)
-        for record, digest in enumerate(digests)
-        if digest.tobytes() in missing
-    ]
-    counts = f"{missing.total()} sequences missing, {extra.total()} too many"
-    return Check(name, passed=False, detail=_list([counts, *places]))
+    """Whether the packs hold every raw sequence exactly once, except for records rejected with reason."""
+    left_out: dict[str, set[int]] = {content.shard.name: set() for content in raw}
+    for rejection in rejected:
+        left_out.setdefault(rejection.shard, set()).add(rejection.record)
+    kept = [~np.isin(content.records, sorted(left_out[content.shard.name])) for content in raw]
+    expected = [content.digests[rows] for content, rows in zip(raw, kept, strict=True)]
+    difference = compare(_together(expected), _together([content.digests for content in packed]))
+    problems = [text for content in raw for text in _record_problems(content, left_out[content.shard.name], manifest)]
+    if difference.missing or difference.extra:
+        problems.insert(0, f"{difference.missing} sequences missing, {difference.extra} too many")
+        problems.extend(_places(raw, kept, difference.scarce))
+    good = f"{len(difference.scarce)} sequences of {len(raw)} raw shards, {len(rejected)} records rejected with reason"
+    return conclude("every raw sequence exactly once", problems, good)
 
 
-def _digest_raw_shard(storage: Storage, shard: RawShard) -> tuple[str, Digests]:
-    """SHA-256 of the stored bytes, and the digest of each sequence."""
-    stored = storage.read(shard.uri, etag=shard.etag)
-    data = decompress(stored, shard.uri)
-    digests = [_digest(sequence) for _, _, sequence in read_sequences(data, shard.uri)]
-    return hashlib.sha256(stored).hexdigest(), _as_array(digests)
+def _together(digests: Sequence[Digests]) -> Digests:
+    return np.concatenate([np.empty((0, 2), dtype=np.uint64), *digests])
 
 
-def _digest(sequence: RawSequence) -> bytes:
-    """128-bit BLAKE2 of a sequence's content, independent of where in which pack it stands."""
-    parts = (sequence.tokens, sequence.segments, sequence.masked_positions, sequence.masked_ids)
-    hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for values in (np.array([len(parts[0]), len(parts[2]), sequence.label]), *parts):
-        hasher.update(values.astype("<i8").tobytes())
-    return hasher.digest()
+def _record_problems(content: RawContent, left_out: set[int], manifest: Manifest) -> Iterator[str]:
+    """Records that are neither good and packed nor bad and rejected."""
+    uri = content.shard.uri
+    if content.problem:
+        yield content.problem
+    for bad in content.bad:
+        if bad.record not in left_out:
+            yield (
+                f"{uri}: record {bad.record} at offset {bad.offset}: expected {bad.expected}, found {bad.found}; "
+                "the recipe does not list it as rejected"
+            )
+    packable = content.packable(manifest.max_sequence_length, manifest.max_predictions_per_sequence)
+    for record in sorted(left_out & set(content.records[packable].tolist())):
+        yield f"{uri}: record {record}: a good sequence that the recipe lists as rejected"
+    for record in sorted(left_out - {bad.record for bad in content.bad} - set(content.records.tolist())):
+        yield f"{uri}: record {record}: listed as rejected, but there is no such record"
 
 
-def _as_array(digests: Sequence[bytes]) -> Digests:
-    return np.frombuffer(b"".join(digests), dtype=np.dtype((np.void, _DIGEST_BYTES)))
+def _places(
+    raw: Sequence[RawContent], kept: Sequence[npt.NDArray[np.bool_]], scarce: npt.NDArray[np.bool_]
+) -> Iterator[str]:
+    ends = np.cumsum([np.count_nonzero(rows) for rows in kept])
+    for content, rows, own in zip(raw, kept, np.split(scarce, ends[:-1]), strict=True):
+        for record in content.records[rows][own].tolist():
+            yield f"{content.shard.uri}: record {record} is not packed as often as it should be"
 
 
-def _list(problems: Sequence[str], limit: int = 10) -> str:
-    more = [f"and {len(problems) - limit} more"] if len(problems) > limit else []
-    return "; ".join([*problems[:limit], *more])
-
-
-def require(checks: Sequence[Check]) -> None:
-    """Raise VerificationError with every failed check, if any failed."""
+def require(checks: Sequence[Check], done: str = "verified") -> None:
+    """Raise VerificationError with every failed check, if any failed; `done` names the fact in its details."""
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     if failed:
         error = VerificationError("; ".join(failed))
-        error.details = {"verified": False, "checks": [asdict(check) for check in checks]}
+        error.details = {done: False, "checks": [asdict(check) for check in checks]}
         raise error

@@ -1,67 +1,172 @@
-"""Write: assemble a partition's packs and store them as packed shards, then record their digests.
+"""Write: put a partition's packs together and store them as packed shards, then record their digests.
 
-The record `index/written/<partition digest>.json` is stored after the shards, so a partition whose record and shards
-are all there is complete and is not written again, and one that was interrupted is.
+Storing one packed shard goes on while the next is put together. The record `index/written/<partition digest>.json` is
+stored after the shards, so a partition whose record and shards are all there is complete and is not written again, and
+one that was interrupted is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from packing.documents import read_cached
-from packing.errors import VerificationError
-from packing.example import RawSequence, assemble_pack, encode_example, read_sequence
-from packing.jsonio import pretty
+import numpy as np
+import numpy.typing as npt
+
+from packing.assemble import assemble_packs, pack_sizes
+from packing.content import read_content
+from packing.documents import read_cached, write_cached
+from packing.errors import ObjectChangedError, RecordError, VerificationError
+from packing.partition import Members
 from packing.plan import plan_partition
 from packing.ports import Storage
-from packing.scan import load_index
-from packing.tfrecord import decompress, encode_record, read_record_at
-from packing.types import PackedShard, Parameters, Partition, RawShard, ShardIndex, StoredShard, WritePlan
+from packing.records import Stop, take_records
+from packing.scan import spool_name
+from packing.sequences import SequenceBuffer
+from packing.spool import Spool
+from packing.types import PackedShard, Parameters, Partition, ShardSummary, StoredShard
+
+PACKED_SHARD_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The content of one packed shard, uint8[bytes], and what it holds."""
+
+    number: int
+    content: npt.NDArray[np.uint8]
+    packs: int
+    sequences: int
+    tokens: int
 
 
 def write_if_missing(
     storage: Storage,
-    partition: Partition,
+    work: tuple[Partition, Members],
     *,
     destination: str,
     parameters: Parameters,
-    raw_shards: Mapping[str, RawShard],
+    spool: Spool | None = None,
 ) -> bool:
     """Write the partition unless the store holds it completely; whether it was written."""
+    partition, members = work
     if read_written(storage, partition, destination=destination) is not None:
         return False
-    write_partition(storage, partition, destination=destination, parameters=parameters, raw_shards=raw_shards)
+    write_partition(storage, partition, members, destination=destination, parameters=parameters, spool=spool)
     return True
 
 
 def write_partition(
     storage: Storage,
     partition: Partition,
+    members: Members,
     *,
     destination: str,
     parameters: Parameters,
-    raw_shards: Mapping[str, RawShard],
+    spool: Spool | None = None,
 ) -> tuple[StoredShard, ...]:
-    """Store the packed shards of `partition`, whose raw shards are found by name in `raw_shards`.
+    """Store the packed shards of `partition`.
 
     Raises ObjectChangedError if a raw shard is no longer the scanned version, InputError if no assignment fits the
     masked slots; either before anything is stored.
     """
-    shards = [raw_shards[name] for name in partition.shards]
-    indexes = [load_index(storage, shard, destination=destination) for shard in shards]
-    plan = plan_partition(partition, indexes, parameters)
-    sequences = _read_sequences(storage, indexes)
-    written = []
-    for number, (start, end) in enumerate(zip((0, *plan.part_ends), plan.part_ends, strict=False)):
-        uri = f"{_folder(destination, partition)}/part-{number:05d}.tfrecord"
-        written.append(_write_part(storage, uri, plan, sequences, parameters, start, end))
-    _check_totals(partition, indexes, written)
+    folder = _folder(destination, partition)
+    parts = partition_parts(storage, partition, members, parameters, spool)
+    written: list[StoredShard] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="store") as executor:
+        storing: deque[Future[StoredShard]] = deque()
+        for part in parts:
+            storing.append(executor.submit(_store, storage, folder, part))
+            if len(storing) == 2:
+                written.append(storing.popleft().result())
+        written.extend(future.result() for future in storing)
+    _check_totals(partition, members, written)
     record = {"digest": partition.digest, "shards": [asdict(stored) for stored in written]}
-    storage.write(_record_uri(destination, partition), pretty(record))
+    write_cached(storage, _record_uri(destination, partition), record)
     return tuple(written)
+
+
+def partition_parts(
+    storage: Storage, partition: Partition, members: Members, parameters: Parameters, spool: Spool | None = None
+) -> Iterator[Part]:
+    """The packed shards of a partition in order, nothing stored; a part is valid until the second one after it."""
+    buffer = SequenceBuffer(sum(summary.records for summary in members.summaries), members.compact_bytes)
+    for summary in members.summaries:
+        _read_sequences(storage, summary, buffer, spool)
+    sequences = buffer.sequences()
+    plan = plan_partition(partition, sequences.lengths, sequences.masked, parameters)
+    sizes = pack_sizes(sequences, plan.packs, parameters)
+    ends = _part_ends(sizes)
+    outputs = [np.empty(max(sizes[a:b].sum() for a, b in ends), dtype=np.uint8) for _ in range(min(len(ends), 2))]
+    for number, (start, end) in enumerate(ends):
+        packs = plan.packs[start:end]
+        content = assemble_packs(sequences, packs, parameters, out=outputs[number % 2])
+        held = packs[packs >= 0]
+        yield Part(number, content, len(packs), len(held), int(sequences.lengths[held].sum(dtype=np.int64)))
+
+
+def _read_sequences(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer, spool: Spool | None) -> None:
+    """Append the sequences of the summary's segments to `buffer`, those that the parameters do not allow as well."""
+    if not summary.segments:
+        return
+    names = [spool_name(summary.shard, segment.number) for segment in summary.segments]
+    before = buffer.content_bytes
+    if spool and all(spool.holds(name) for name in names):
+        for name in names:
+            spool.load(name, buffer)
+    else:
+        _read_again(storage, summary, buffer)
+    found = buffer.content_bytes - before
+    if found != summary.compact_bytes:
+        raise ObjectChangedError(
+            f"{summary.shard.uri}: expected {summary.compact_bytes} bytes without padding as scanned, found {found}; "
+            "it was replaced, run again"
+        )
+
+
+def _read_again(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer) -> None:
+    first, last = summary.segments[0], summary.segments[-1]
+    rejected = {rejection.offset for rejection in summary.rejected}
+
+    def on_bad(error: RecordError) -> None:
+        if error.offset not in rejected:
+            raise error
+
+    start = Stop(first.first_record, first.start)
+    chunks = read_content(storage, summary.shard, start=first.start, stop=last.stop)
+    for _ in take_records(summary.shard.uri, chunks, buffer, on_bad, start=start):
+        pass
+
+
+def _part_ends(sizes: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """First and stop row of each packed shard: as few of about PACKED_SHARD_BYTES as hold all, of even size."""
+    ends = np.cumsum(sizes)
+    parts = max(1, -(-int(ends[-1]) // PACKED_SHARD_BYTES))
+    stops = [int(np.searchsorted(ends, int(ends[-1]) * part // parts)) + 1 for part in range(1, parts + 1)]
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def _store(storage: Storage, folder: str, part: Part) -> StoredShard:
+    uri = f"{folder}/part-{part.number:05d}.tfrecord"
+    sha256 = hashlib.sha256(part.content.data).hexdigest()
+    etag = storage.write(uri, part.content.data).etag
+    return StoredShard(
+        PackedShard(uri, len(part.content), part.packs, part.sequences, part.tokens, sha256),
+        etag,
+    )
+
+
+def _check_totals(partition: Partition, members: Members, written: list[StoredShard]) -> None:
+    expected = (partition.packs, members.sequences, members.tokens)
+    found = tuple(sum(getattr(stored.shard, field) for stored in written) for field in ("packs", "sequences", "tokens"))
+    if found != expected:
+        raise VerificationError(
+            f"partition {partition.digest}: expected (packs, sequences, tokens) {expected}, wrote {found}"
+        )
 
 
 def read_written(storage: Storage, partition: Partition, *, destination: str) -> tuple[StoredShard, ...] | None:
@@ -75,55 +180,6 @@ def read_written(storage: Storage, partition: Partition, *, destination: str) ->
 
 def _from_record(record: Any) -> tuple[StoredShard, ...]:
     return tuple(StoredShard(PackedShard(**entry["shard"]), entry["etag"]) for entry in record["shards"])
-
-
-def _read_sequences(storage: Storage, indexes: Sequence[ShardIndex]) -> list[RawSequence]:
-    sequences: list[RawSequence] = []
-    for index in indexes:
-        data = decompress(storage.read(index.shard.uri, etag=index.shard.etag), index.shard.uri)
-        rows = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
-        sequences.extend(read_sequence(read_record_at(data, offset, size)) for offset, size in rows)
-    return sequences
-
-
-def _write_part(
-    storage: Storage,
-    uri: str,
-    plan: WritePlan,
-    sequences: Sequence[RawSequence],
-    parameters: Parameters,
-    start: int,
-    end: int,
-) -> StoredShard:
-    content = bytearray()
-    count = tokens = 0
-    for row in plan.packs[start:end].tolist():
-        pack = [sequences[i] for i in row if i >= 0]
-        features = assemble_pack(
-            pack,
-            max_sequence_length=parameters.max_sequence_length,
-            max_sequences_per_pack=parameters.max_sequences_per_pack,
-            max_predictions_per_sequence=parameters.max_predictions_per_sequence,
-        )
-        content += encode_record(encode_example(features))
-        count += len(pack)
-        tokens += sum(len(sequence.tokens) for sequence in pack)
-    etag = storage.write(uri, content).etag
-    shard = PackedShard(uri, len(content), end - start, count, tokens, hashlib.sha256(content).hexdigest())
-    return StoredShard(shard, etag)
-
-
-def _check_totals(partition: Partition, indexes: Sequence[ShardIndex], written: Sequence[StoredShard]) -> None:
-    expected = (
-        partition.packs,
-        sum(index.sequences for index in indexes),
-        sum(int(index.lengths.sum()) for index in indexes),
-    )
-    found = tuple(sum(getattr(stored.shard, field) for stored in written) for field in ("packs", "sequences", "tokens"))
-    if found != expected:
-        raise VerificationError(
-            f"partition {partition.digest}: expected (packs, sequences, tokens) {expected}, wrote {found}"
-        )
 
 
 def _folder(destination: str, partition: Partition) -> str:

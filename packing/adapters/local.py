@@ -1,4 +1,4 @@
-"""Objects as files of this machine: absolute paths, atomic writes, ETags from size, time and inode."""
+"""Objects as files of this machine: absolute paths, atomic and durable writes, ETags from size, time and inode."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
-from packing.ports import ObjectInfo, check_range
+from packing.ports import Buffer, ObjectInfo, byte_view, check_range
 
 _TEMPORARY = ".stowage-"
 """Prefix of files that are being written; a listing leaves them out."""
@@ -42,27 +43,30 @@ class LocalStorage:
         return _info(uri, status)
 
     def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
-        with _translated(uri), open(uri, "rb") as file:  # noqa: PTH123 - URIs are text
-            found = _info(uri, os.fstat(file.fileno()))
-            if etag is not None and found.etag != etag:
-                raise ObjectChangedError(f"{uri}: expected ETag {etag}, found {found.etag}; it was replaced, run again")
+        with _unchanged(uri, etag) as (file, found):
             check_range(uri, start, size, found.size)
             file.seek(start)
             content = file.read(found.size - start if size is None else size)
-            after = _info(uri, os.fstat(file.fileno()))
-        if after.etag != found.etag:
-            raise ObjectChangedError(f"{uri}: expected ETag {found.etag}, found {after.etag} after reading; run again")
+        check_range(uri, start, size, start + len(content))
         return content
 
-    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+    def read_into(self, uri: str, buffer: Buffer, *, start: int = 0, etag: str | None = None) -> None:
+        view = byte_view(buffer)
+        with _unchanged(uri, etag) as (file, found):
+            check_range(uri, start, len(view), found.size)
+            file.seek(start)
+            filled = file.readinto(view)
+        check_range(uri, start, len(view), start + filled)
+
+    def write(self, uri: str, data: Buffer) -> ObjectInfo:
         """Write beside the file, flush to disk and rename, so that a reader sees the old or the new content."""
         path = Path(uri)
         with _translated(uri):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
                 with temporary.open("xb") as file:
-                    file.write(data)
+                    file.write(byte_view(data))
                     file.flush()
                     os.fsync(file.fileno())
                     info = _info(uri, os.fstat(file.fileno()))
@@ -70,7 +74,38 @@ class LocalStorage:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+            _sync_folder(path.parent)
         return info
+
+
+@contextmanager
+def _unchanged(uri: str, etag: str | None) -> Iterator[tuple[BufferedReader, ObjectInfo]]:
+    """The file, open at the version `etag`, which must still be its version when the reader is done."""
+    with _translated(uri), open(uri, "rb") as file:  # noqa: PTH123 - URIs are text
+        found = _info(uri, os.fstat(file.fileno()))
+        if etag is not None and found.etag != etag:
+            raise ObjectChangedError(f"{uri}: expected ETag {etag}, found {found.etag}; it was replaced, run again")
+        yield file, found
+        after = _info(uri, os.fstat(file.fileno()))
+    if after.etag != found.etag:
+        raise ObjectChangedError(f"{uri}: expected ETag {found.etag}, found {after.etag} after reading; run again")
+
+
+def _make_folder(folder: Path) -> None:
+    """Create what is missing of `folder`, to stay after a crash."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk; a rename that is only in memory is undone by a crash."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from packing.adapters.local import LocalStorage
-from packing.ports import ObjectInfo, Storage
+from packing.ports import Buffer, ObjectInfo, Storage
 
 if TYPE_CHECKING:
     from packing.adapters.s3 import S3Storage
@@ -38,5 +38,8 @@ class RoutedStorage:
     def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
         return self._of(uri).read(uri, start=start, size=size, etag=etag)
 
-    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
+    def read_into(self, uri: str, buffer: Buffer, *, start: int = 0, etag: str | None = None) -> None:
+        self._of(uri).read_into(uri, buffer, start=start, etag=etag)
+
+    def write(self, uri: str, data: Buffer) -> ObjectInfo:
         return self._of(uri).write(uri, data)

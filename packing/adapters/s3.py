@@ -3,16 +3,15 @@
 Three habits make the many servers behave alike. Checksums are sent only where S3 requires them, as botocore's default
 trailers break ranged reads on rclone and uploads over TLS on rclone and Ceph; every upload carries Content-MD5 instead,
 which rclone and SeaweedFS enforce. A body that ends early is resumed by Range with its ETag pinned, as botocore does
-not retry it and may return it silently short. And a read as a whole has a deadline.
+not retry it and may return it silently short. And a read or a write as a whole has a deadline.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import io
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
@@ -20,13 +19,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from packing.adapters.s3_upload import PART_BYTES, SINGLE_PUT_BYTES, put, put_parts
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError, StowageError
-from packing.ports import ObjectInfo, check_range
+from packing.ports import Buffer, ObjectInfo, byte_view, check_range
 
 DEADLINE_SECONDS = 600.0
-SINGLE_PUT_BYTES = 64 * 1024 * 1024
-PART_BYTES = 16 * 1024 * 1024
-CHUNK_BYTES = 256 * 1024
+RECEIVE_BYTES = 256 * 1024
 MAX_RESUMPTIONS = 8
 
 
@@ -52,11 +50,24 @@ def s3_client() -> Any:
 
 
 class S3Storage:
-    """`Storage` over a boto3 client; one instance may be used by many threads."""
+    """`Storage` over a boto3 client; one instance may be used by many threads.
 
-    def __init__(self, client: Any, *, deadline: float = DEADLINE_SECONDS) -> None:
+    A read or write may take `deadline` seconds, and what waits for the network then. An object of more than
+    `single_put_bytes` is sent in parts of `part_bytes`.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        deadline: float = DEADLINE_SECONDS,
+        single_put_bytes: int = SINGLE_PUT_BYTES,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
         self._client = client
         self._deadline = deadline
+        self._single_put_bytes = single_put_bytes
+        self._part_bytes = part_bytes
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         bucket, key = _split(prefix)
@@ -77,32 +88,56 @@ class S3Storage:
         return ObjectInfo(uri, answer["ContentLength"], answer["ETag"].strip('"'))
 
     def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
-        """Read by as many ranged requests as it takes, all of the same version of the object."""
-        deadline = time.monotonic() + self._deadline
-        whole = start == 0 and size is None
-        if not whole and (start < 0 or size is None or size <= 0):
-            # No request can ask for no bytes, and one for all bytes from the very end is refused.
-            info = self.head(uri)
-            _check_etag(uri, etag, info.etag)
-            check_range(uri, start, size, info.size)
+        """One request for a whole object, which tells its size; a rest from `start` takes one more to learn it."""
+        answer = None
+        if start == 0 and size is None:
+            answer = self._get(uri, 0, None, etag)
+            size, etag = int(answer["ContentLength"]), answer["ETag"].strip('"')
+        elif start < 0 or size is None or size <= 0:
+            info = self._check(uri, start, size, etag)
             size, etag = info.size - start if size is None else size, info.etag
-        content = bytearray()
-        failures = 0
-        while size is None or len(content) < size:
-            first = start + len(content)
-            answer = self._get(uri, first, None if size is None else size - len(content), etag)
+        content = io.BytesIO()
+        if size:
+            # Room for what comes; unlike a bytearray, it is handed over as bytes without a copy.
+            content.seek(size - 1)
+            content.write(b"\0")
+        with content.getbuffer() as view:
+            self._fill(uri, view, start, etag, answer)
+        return content.getvalue()
+
+    def read_into(self, uri: str, buffer: Buffer, *, start: int = 0, etag: str | None = None) -> None:
+        view = byte_view(buffer)
+        if start < 0 or not view:
+            self._check(uri, start, len(view), etag)
+        self._fill(uri, view, start, etag)
+
+    def _check(self, uri: str, start: int, size: int | None, etag: str | None) -> ObjectInfo:
+        """Check a range that no request can ask for: one of no bytes, or of all from what may be the very end."""
+        info = self.head(uri)
+        _check_etag(uri, etag, info.etag)
+        check_range(uri, start, size, info.size)
+        return info
+
+    def _fill(self, uri: str, view: memoryview, start: int, etag: str | None, answer: Any = None) -> None:
+        """Fill `view` by as many ranged requests as it takes (the first may be `answer`), all of the same version."""
+        deadline = time.monotonic() + self._deadline
+        filled = failures = 0
+        while filled < len(view):
+            answer = answer or self._get(uri, start + filled, len(view) - filled, etag)
             etag = answer["ETag"].strip('"')
-            if size is None:
-                size = int(answer["ContentLength"])
-            check_range(uri, start, size, first + int(answer["ContentLength"]))
-            problem = _append_body(answer["Body"], content, deadline)
+            available = start + filled + int(answer["ContentLength"])
+            if available < start + len(view):
+                answer["Body"].close()
+            check_range(uri, start, len(view), available)
+            arrived, problem = _receive(answer["Body"], view[filled:], deadline)
+            filled += arrived
             failures += problem is not None
             if problem is not None and (failures > MAX_RESUMPTIONS or time.monotonic() > deadline):
                 raise StorageError(
-                    f"{uri}: expected {size} bytes, got {len(content)} in {failures} attempts; the last ended with "
+                    f"{uri}: expected {len(view)} bytes, got {filled} in {failures} attempts; the last ended with "
                     f"{problem!r}; check the store's network"
                 ) from problem
-        return bytes(content)
+            answer = None
 
     def _get(self, uri: str, first: int, size: int | None, etag: str | None) -> Any:
         bucket, key = _split(uri)
@@ -126,39 +161,19 @@ class S3Storage:
             raise
         return answer
 
-    def write(self, uri: str, data: bytes | bytearray | memoryview) -> ObjectInfo:
-        """One request up to SINGLE_PUT_BYTES, beyond that several parts, which become visible together."""
+    def write(self, uri: str, data: Buffer) -> ObjectInfo:
+        """One request, or beyond `single_put_bytes` several parts at a time, which become visible together."""
         bucket, key = _split(uri)
-        content = memoryview(data).cast("B")
+        view = byte_view(data)
+        deadline = time.monotonic() + self._deadline
         with self._translated(uri):
-            if len(content) <= SINGLE_PUT_BYTES:
-                body = bytes(content)
-                answer = self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentMD5=_md5(body))
-                return ObjectInfo(uri, len(content), answer["ETag"].strip('"'))
-            self._write_parts(bucket, key, content)
+            if len(view) <= self._single_put_bytes:
+                return ObjectInfo(uri, len(view), put(self._client, bucket, key, view, deadline))
+            put_parts(self._client, bucket, key, view, self._part_bytes, deadline)
         # rclone answers the completion of an upload with another ETag than every later request.
         info = self.head(uri)
-        check_range(uri, 0, len(content), info.size)
+        check_range(uri, 0, len(view), info.size)
         return info
-
-    def _write_parts(self, bucket: str, key: str, content: memoryview) -> None:
-        where = {"Bucket": bucket, "Key": key}
-        upload = self._client.create_multipart_upload(**where)["UploadId"]
-        try:
-            parts = []
-            for number, first in enumerate(range(0, len(content), PART_BYTES), start=1):
-                body = bytes(content[first : first + PART_BYTES])
-                answer = self._client.upload_part(
-                    **where, UploadId=upload, PartNumber=number, Body=body, ContentMD5=_md5(body)
-                )
-                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
-            self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
-        except BaseException:
-            # Parts of an upload that is never completed are invisible, but they are stored and paid for. A server
-            # that is gone cannot be told; what went wrong first is what the caller is to hear.
-            with suppress(BotoCoreError, ClientError):
-                self._client.abort_multipart_upload(**where, UploadId=upload)
-            raise
 
     @contextmanager
     def _translated(self, uri: str) -> Iterator[None]:
@@ -166,7 +181,7 @@ class S3Storage:
             yield
         except ClientError as exc:
             raise _from_answer(uri, self._endpoint, exc) from exc
-        except BotoCoreError as exc:
+        except (BotoCoreError, TimeoutError) as exc:
             raise StorageError(
                 f"{uri}: the request to the store at {self._endpoint} failed ({exc}); "
                 "check its address, the credentials and the network"
@@ -175,6 +190,25 @@ class S3Storage:
     @property
     def _endpoint(self) -> str:
         return str(self._client.meta.endpoint_url)
+
+
+def _receive(body: Any, view: memoryview, deadline: float) -> tuple[int, Exception | None]:
+    """Fill `view` with a response; how many bytes arrived, and why it ended early, or None if it is complete."""
+    arrived = 0
+    try:
+        # What is there is taken at once: waiting for a full buffer would let a trickle outlast the deadline.
+        with body as stream:
+            while arrived < len(view):
+                piece = stream.read1(min(RECEIVE_BYTES, len(view) - arrived))
+                if not piece:
+                    return arrived, EOFError("the end of the response")
+                view[arrived : arrived + len(piece)] = piece
+                arrived += len(piece)
+                if time.monotonic() > deadline:
+                    return arrived, TimeoutError("the deadline for the whole read")
+    except (HTTPError, OSError) as exc:
+        return arrived, exc
+    return arrived, None
 
 
 def _from_answer(uri: str, endpoint: str, exc: ClientError) -> StowageError:
@@ -200,27 +234,9 @@ def _from_answer(uri: str, endpoint: str, exc: ClientError) -> StowageError:
     return StorageError(f"{uri}: the store at {endpoint} answered with an error ({reason})")
 
 
-def _append_body(body: Any, content: bytearray, deadline: float) -> Exception | None:
-    """Append what arrives of a response; why it ended early, or None if it is complete."""
-    try:
-        for chunk in body.iter_chunks(CHUNK_BYTES):
-            content += chunk
-            if time.monotonic() > deadline:
-                return TimeoutError("the deadline for the whole read")
-    except (BotoCoreError, HTTPError, OSError) as exc:
-        return exc
-    finally:
-        body.close()
-    return None
-
-
 def _check_etag(uri: str, expected: str | None, found: str) -> None:
     if expected is not None and found != expected:
         raise ObjectChangedError(f"{uri}: expected ETag {expected}, found {found}; it was replaced, run again")
-
-
-def _md5(body: bytes) -> str:
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-GROUP_BYTES = 64 * 1024 * 1024
+GROUP_BYTES = 1024 * 1024 * 1024
 """Raw bytes that give a task several seconds of work, against a quarter of a second that starting it costs."""
 
 MAX_GROUPS = 512

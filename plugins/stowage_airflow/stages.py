@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import UsageError
@@ -16,7 +17,7 @@ from stowage_airflow.groups import balanced_groups
 
 if TYPE_CHECKING:
     from packing.ports import Storage
-    from packing.types import Parameters, Recipe
+    from packing.types import Parameters, RawShard, Recipe, ShardSummary
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,12 @@ def scan_group(group: Sequence[Group], params: Mapping[str, Any]) -> None:
     with task_errors():
         storage = open_storage()
         for entry in group:
-            summary = scan_shard(storage, RawShard(**entry), destination=absolute(params["destination"]))
+            summary = scan_shard(
+                storage,
+                RawShard(**entry),
+                destination=absolute(params["destination"]),
+                max_rejected=params["max_rejected"],
+            )
             log.info("%s: %d sequences", summary.shard.uri, summary.sequences)
 
 
@@ -86,8 +92,8 @@ def solve(
     """
     from packing.commit import find_current
     from packing.parallel import serial
+    from packing.partition import find_members
     from packing.report import track_recipe
-    from packing.scan import scan_shard
     from packing.solve import solve_recipe
     from packing.types import RawShard
     from packing.uris import absolute
@@ -96,30 +102,46 @@ def solve(
     with task_errors():
         storage = open_storage()
         shards = [RawShard(**entry) for group in groups for entry in group]
-        summaries = [scan_shard(storage, shard, destination=destination) for shard in shards]
+        summaries = _admitted(storage, shards, destination, parameters, params["max_rejected"])
         if current := find_current(storage, destination, parameters, summaries):
             _log_recipe(current)
             log.info("nothing changed: the packed dataset of this recipe is complete")
             return {"recipe_id": current.recipe_id, "unchanged": True, "run_id": ""}, []
-        recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries)
+        limit = params["time_limit"]
+        recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries, time_limit=limit)
         _log_recipe(recipe)
         run = track_recipe(open_tracker(), recipe, source=source, destination=destination, tags=tags)
     # Where the shards are now; the recipe may be one that was solved when they were elsewhere.
-    by_name = {shard.name: shard for shard in shards}
-    grouped = balanced_groups(recipe.partitions, lambda p: sum(by_name[name].size for name in p.shards), parallel_tasks)
+    by_name = {summary.shard.name: summary for summary in summaries}
+    members = {p.digest: find_members(p.shards, p.records, by_name) for p in recipe.partitions}
+    grouped = balanced_groups(recipe.partitions, lambda p: members[p.digest].compact_bytes, parallel_tasks)
     writes = [
         {
             "recipe_id": recipe.recipe_id,
             "partitions": [partition.digest for partition in group],
-            "shards": [asdict(by_name[name]) for partition in group for name in partition.shards],
+            "shards": [asdict(by_name[name].shard) for name in sorted({n for p in group for n in p.shards})],
         }
         for group in grouped
     ]
     return {"recipe_id": recipe.recipe_id, "unchanged": False, "run_id": run.run_id}, writes
 
 
+def _admitted(
+    storage: Storage, shards: Sequence[RawShard], destination: str, parameters: Parameters, max_rejected: int
+) -> list[ShardSummary]:
+    """The summaries of scanned shards, as far as the parameters allow what they hold."""
+    from packing.admission import admit
+    from packing.parallel import LOOKUPS, threads
+    from packing.scan import scan_shard
+
+    scan = partial(scan_shard, destination=destination, max_rejected=max_rejected)
+    summaries = list(threads(storage, LOOKUPS)(scan, shards))
+    return admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
+
+
 def write_group(group: Group, params: Mapping[str, Any]) -> None:
     """Write the partitions of the group that the store does not hold completely."""
+    from packing.partition import find_members
     from packing.types import RawShard
     from packing.uris import absolute
     from packing.write import write_if_missing
@@ -128,23 +150,21 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
     with task_errors():
         storage = open_storage()
         recipe = _recipe(storage, destination, group["recipe_id"])
-        raw_shards = {entry["name"]: RawShard(**entry) for entry in group["shards"]}
+        shards = [RawShard(**entry) for entry in group["shards"]]
+        summaries = _admitted(storage, shards, destination, recipe.parameters, params["max_rejected"])
+        by_name = {summary.shard.name: summary for summary in summaries}
         wanted = set(group["partitions"])
         for partition in recipe.partitions:
-            if partition.digest in wanted:
-                written = write_if_missing(
-                    storage,
-                    partition,
-                    destination=destination,
-                    parameters=recipe.parameters,
-                    raw_shards=raw_shards,
-                )
-                log.info(
-                    "partition %s: %d packs %s",
-                    partition.digest[:12],
-                    partition.packs,
-                    "written" if written else "reused",
-                )
+            if partition.digest not in wanted:
+                continue
+            work = (partition, find_members(partition.shards, partition.records, by_name))
+            written = write_if_missing(storage, work, destination=destination, parameters=recipe.parameters)
+            log.info(
+                "partition %s: %d packs %s",
+                partition.digest[:12],
+                partition.packs,
+                "written" if written else "reused",
+            )
 
 
 def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:

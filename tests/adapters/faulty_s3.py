@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,8 +21,9 @@ from packing.adapters.s3 import client_config
 class Behaviour:
     """What the server does.
 
-    It sends `cuts` bytes of successive bodies before it hangs up (once `stall` is set), answers all requests with
-    `status`, and refuses part `bad_part` of an upload.
+    It sends `cuts` bytes of successive bodies before it hangs up (once `stall` is set), or `trickle` bytes at a time,
+    slowly. It answers all requests with `status`, or just the first `busy` ones with 503; refuses part `bad_part` of
+    an upload, and takes parts only when as many as `together` waits for are on their way.
     """
 
     content: bytes
@@ -30,11 +32,15 @@ class Behaviour:
     code: str = ""
     ignores_if_match: bool = False
     ignores_range: bool = False
+    trickle: int = 0
+    busy: int = 0
     bad_part: int = 0
+    together: threading.Barrier | None = None
     stall: threading.Event | None = None
     replaced_after: int | None = None
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     uploaded: dict[str, bytes] = field(default_factory=dict)
+    connections: int = 0
 
     @property
     def etag(self) -> str:
@@ -44,6 +50,10 @@ class Behaviour:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behaviour: Behaviour
+
+    def setup(self) -> None:
+        super().setup()
+        self.behaviour.connections += 1
 
     def do_GET(self) -> None:
         b = self._record()
@@ -63,18 +73,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = b.content[first : last + 1]
         self._headers(206 if ranged else 200, len(body))
         cut = b.cuts.pop(0) if b.cuts else len(body)
-        self.wfile.write(body[:cut])
+        with suppress(ConnectionError):
+            self._send(body[:cut], b.trickle)
         if cut < len(body):
             if b.stall:
                 b.stall.wait()
             self.close_connection = True
             self.connection.shutdown(2)
 
+    def _send(self, body: bytes, trickle: int) -> None:
+        for first in range(0, len(body), trickle or len(body)):
+            self.wfile.write(body[first : first + (trickle or len(body))])
+            if trickle:
+                time.sleep(0.001)
+
     def do_PUT(self) -> None:
         b = self._record()
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if b.status:
-            self._error(b.status, b.code)
+        if b.together:
+            b.together.wait(timeout=20)
+        if b.status or len(b.requests) <= b.busy:
+            self._error(b.status or 503, b.code or "SlowDown")
             return
         if parse_qs(urlsplit(self.path).query).get("partNumber") == [str(b.bad_part)]:
             self._error(400, "BadDigest")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from packing.adapters.local import LocalStorage
-from packing.errors import StorageError
+from packing.errors import ObjectChangedError, StorageError
 
 
 def test_a_reader_sees_the_old_or_the_new_content_and_never_a_mixture(tmp_path: Path) -> None:
@@ -51,6 +51,51 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="kept/below"):
         storage.write(f"{kept.uri}/below", b"y")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "kept"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="naming open files needs /proc")
+def test_content_is_on_disk_before_its_name_and_both_before_the_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tmp_path / "new/folder/object"
+    flushed = []
+    fsync = os.fsync
+
+    def record(handle: int) -> None:
+        flushed.append((str(Path(f"/proc/self/fd/{handle}").readlink()), uri.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    LocalStorage().write(str(uri), b"x")
+    *folders, (temporary, _), last = flushed
+    assert folders == [(str(tmp_path), False), (str(tmp_path / "new"), False)]
+    assert Path(temporary).parent == uri.parent
+    assert flushed[-2][1] is False
+    assert last == (str(uri.parent), True)
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(b"x" * 3_000_000)
+    done = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(b"y")
+
+    def read_often() -> None:
+        for _ in range(1000):
+            LocalStorage().read_into(str(path), bytearray(3_000_000))
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(ObjectChangedError, match=f"{path}: .*after reading"):
+            read_often()
+    finally:
+        done.set()
+        writer.join()
 
 
 def test_files_have_the_permissions_that_the_user_gives_new_files(tmp_path: Path) -> None:

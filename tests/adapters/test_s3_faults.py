@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -33,26 +34,84 @@ def test_cut_bodies_are_resumed_where_they_ended() -> None:
         read()
 
 
-def test_a_body_that_is_always_cut_is_an_error_in_the_end() -> None:
+def test_a_buffer_is_filled_by_as_many_ranges_as_it_takes_and_not_a_byte_beyond() -> None:
+    behaviour = Behaviour(CONTENT)
+    with faulty_server(behaviour) as client:
+
+        @settings(deadline=None, max_examples=50)
+        @given(
+            st.lists(st.integers(0, 100_000), max_size=MAX_RESUMPTIONS), st.integers(0, 1000), st.integers(1, 299_000)
+        )
+        def read(cuts: list[int], start: int, size: int) -> None:
+            behaviour.cuts = list(cuts)
+            behaviour.requests.clear()
+            buffer = bytearray(size + 2)
+            S3Storage(client).read_into(URI, memoryview(buffer)[1:-1], start=start, etag=behaviour.etag)
+            assert buffer == b"\0" + CONTENT[start : start + size] + b"\0"
+            for _, _, headers in behaviour.requests:
+                assert headers["If-Match"] == f'"{behaviour.etag}"'
+                assert headers["Range"].endswith(f"-{start + size - 1}")
+
+        read()
+
+
+@pytest.fixture(params=["read", "read_into"])
+def read(request: pytest.FixtureRequest) -> Callable[[S3Storage], object]:
+    """Both ways to read the whole object."""
+    if request.param == "read":
+        return lambda storage: storage.read(URI)
+    return lambda storage: storage.read_into(URI, bytearray(len(CONTENT)))
+
+
+def test_a_body_that_is_always_cut_is_an_error_in_the_end(read: Callable[[S3Storage], object]) -> None:
     with (
         faulty_server(Behaviour(CONTENT, cuts=[10] * 100)) as client,
         pytest.raises(StorageError, match=r"s3://bucket/key: expected 300000 bytes, got \d+ in 9 attempts"),
     ):
-        S3Storage(client).read(URI)
+        read(S3Storage(client))
 
 
 @pytest.mark.parametrize("ignores_if_match", [False, True])
-def test_an_object_replaced_between_two_parts_is_never_mixed(ignores_if_match: bool) -> None:  # noqa: FBT001
+def test_an_object_replaced_between_two_parts_is_never_mixed(
+    read: Callable[[S3Storage], object],
+    ignores_if_match: bool,  # noqa: FBT001
+) -> None:
     behaviour = Behaviour(CONTENT, cuts=[1000], replaced_after=1, ignores_if_match=ignores_if_match)
     with faulty_server(behaviour) as client, pytest.raises(ObjectChangedError, match=URI):
-        S3Storage(client).read(URI)
+        read(S3Storage(client))
     assert len(behaviour.requests) == 2
 
 
-def test_a_read_as_a_whole_has_a_deadline() -> None:
+def test_an_object_that_ends_before_the_buffer_is_full_is_truncated() -> None:
+    with faulty_server(Behaviour(CONTENT)) as client:
+        for start, size in ((0, 300_001), (299_999, 2), (299_000, 5000)):
+            with pytest.raises(StorageError, match=f"{URI}: expected at least {start + size} bytes, found 300000"):
+                S3Storage(client).read_into(URI, bytearray(size), start=start)
+
+
+def test_a_read_as_a_whole_has_a_deadline(read: Callable[[S3Storage], object]) -> None:
     behaviour = Behaviour(CONTENT, cuts=[1] * 100)
     with faulty_server(behaviour) as client, pytest.raises(StorageError, match="expected 300000 bytes, got 1 in 1"):
-        S3Storage(client, deadline=0).read(URI)
+        read(S3Storage(client, deadline=0))
+
+
+def test_a_trickle_does_not_outlast_the_deadline(read: Callable[[S3Storage], object]) -> None:
+    with (
+        faulty_server(Behaviour(CONTENT, trickle=100)) as client,
+        pytest.raises(StorageError, match=r"expected 300000 bytes, got \d{1,5} in 1 attempts; .*the deadline"),
+    ):
+        read(S3Storage(client, deadline=0.05))
+
+
+def test_a_connection_is_used_again() -> None:
+    behaviour = Behaviour(CONTENT)
+    with faulty_server(behaviour) as client:
+        storage = S3Storage(client)
+        for start in range(10):
+            storage.read_into(URI, bytearray(290_000), start=start)
+            storage.write(URI, CONTENT)
+    assert len(behaviour.requests) == 20
+    assert behaviour.connections == 1
 
 
 @pytest.mark.parametrize(

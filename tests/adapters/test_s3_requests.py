@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -15,7 +16,8 @@ from botocore.config import Config
 
 from demo.processes import free_port
 from packing.adapters import open_storage
-from packing.adapters.s3 import PART_BYTES, SINGLE_PUT_BYTES, S3Storage, client_config
+from packing.adapters.s3 import S3Storage, client_config
+from packing.adapters.s3_upload import PARALLEL_PARTS
 from packing.errors import StorageError
 from tests.adapters.faulty_s3 import Behaviour, faulty_server
 
@@ -51,38 +53,70 @@ def test_one_storage_serves_many_threads() -> None:
         assert list(read) == [CONTENT[start : start + size] for start, size in ranges]
 
 
-def large_content() -> bytes:
-    return os.urandom(4096) * (SINGLE_PUT_BYTES // 4096) + b"and a little more"
+PART = 1_200_000
+LARGE = os.urandom(10 * PART + 1)
+
+
+def in_parts(client: Any, **options: Any) -> S3Storage:
+    """A storage to which `LARGE` is eleven parts, too large to be copied."""
+    return S3Storage(client, single_put_bytes=2 * PART, part_bytes=PART, **options)
 
 
 def test_every_part_of_an_upload_carries_its_md5() -> None:
-    content = large_content()
-    behaviour = Behaviour(content)
+    behaviour = Behaviour(LARGE)
     with faulty_server(behaviour) as client:
-        S3Storage(client).write(URI, content)
+        in_parts(client).write(URI, LARGE)
     parts = [(path, headers) for method, path, headers in behaviour.requests if method == "PUT"]
-    assert len(parts) == SINGLE_PUT_BYTES // PART_BYTES + 1
+    assert len(parts) == 11
     for path, headers in parts:
         digest = hashlib.md5(behaviour.uploaded[path], usedforsecurity=False).digest()
         assert headers["Content-MD5"] == base64.b64encode(digest).decode()
         assert not [name for name in headers if "checksum" in name.lower() or "trailer" in name.lower()]
     in_order = sorted(parts, key=lambda part: int(parse_qs(urlsplit(part[0]).query)["partNumber"][0]))
-    assert b"".join(behaviour.uploaded[path] for path, _ in in_order) == content
+    assert b"".join(behaviour.uploaded[path] for path, _ in in_order) == LARGE
     assert [method for method, _, _ in behaviour.requests].count("DELETE") == 0
+
+
+def test_parts_travel_side_by_side() -> None:
+    content = LARGE[: PARALLEL_PARTS * PART]
+    behaviour = Behaviour(content, together=threading.Barrier(PARALLEL_PARTS))
+    with faulty_server(behaviour) as client:
+        in_parts(client).write(URI, content)
+    assert len(behaviour.uploaded) == PARALLEL_PARTS
 
 
 def test_an_upload_that_fails_leaves_no_parts() -> None:
     behaviour = Behaviour(b"", bad_part=3)
     with faulty_server(behaviour) as client, pytest.raises(StorageError, match=f"{URI}: .*BadDigest: because"):
-        S3Storage(client).write(URI, large_content())
-    assert [method for method, _, _ in behaviour.requests] == ["POST", "PUT", "PUT", "PUT", "DELETE"]
+        in_parts(client).write(URI, LARGE)
+    methods = [method for method, _, _ in behaviour.requests]
+    assert methods.count("POST") == 1
+    assert methods.index("DELETE") == len(methods) - 1
     assert "uploadId=upload" in behaviour.requests[-1][1]
+
+
+def test_an_upload_as_a_whole_has_a_deadline() -> None:
+    behaviour = Behaviour(b"")
+    with faulty_server(behaviour) as client:
+        for content in (b"small", LARGE):
+            with pytest.raises(StorageError, match=f"{URI}: .*the deadline for the whole write"):
+                in_parts(client, deadline=0).write(URI, content)
+    assert [method for method, _, _ in behaviour.requests] == ["POST", "DELETE"]
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART])
+def test_an_upload_that_a_busy_store_put_off_is_sent_again_from_its_start(size: int) -> None:
+    behaviour = Behaviour(b"", busy=2)
+    with faulty_server(behaviour) as client:
+        S3Storage(client).write(URI, LARGE[:size])
+    assert [method for method, _, _ in behaviour.requests] == ["PUT"] * 3
+    assert behaviour.uploaded["/bucket/key"] == LARGE[:size]
 
 
 def test_an_upload_that_the_store_cut_is_not_taken_for_complete() -> None:
     behaviour = Behaviour(b"what the store says it has")
     with faulty_server(behaviour) as client, pytest.raises(StorageError, match=rf"{URI}: expected .* found 26"):
-        S3Storage(client).write(URI, large_content())
+        in_parts(client).write(URI, LARGE)
 
 
 def test_a_store_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

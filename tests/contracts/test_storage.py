@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from packing.adapters import open_storage
@@ -40,9 +41,29 @@ def test_what_is_written_is_read_whole_and_in_ranges(place: tuple[Storage, str])
 
 def test_every_kind_of_buffer_is_written(place: tuple[Storage, str]) -> None:
     storage, folder = place
-    for data in (b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4]):
+    array = np.frombuffer(b"xabcx", np.uint8)[1:4]
+    for data in (b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], array):
         storage.write(f"{folder}/a", data)
         assert storage.read(f"{folder}/a") == b"abc"
+
+
+def test_a_buffer_is_filled_exactly(place: tuple[Storage, str]) -> None:
+    storage, folder = place
+    content = os.urandom(100_000)
+    info = storage.write(f"{folder}/a", content)
+    for start, size in ((0, 100_000), (10, 5), (99_999, 1), (0, 0), (100_000, 0)):
+        for room in (bytearray(b"x" * (size + 2)), np.full(size + 2, ord("x"), np.uint8)):
+            storage.read_into(info.uri, memoryview(room)[1:-1], start=start, etag=info.etag)
+            assert bytes(room) == b"x" + content[start : start + size] + b"x"
+
+
+def test_a_buffer_is_filled_from_one_version_or_not_at_all(place: tuple[Storage, str]) -> None:
+    storage, folder = place
+    first = storage.write(f"{folder}/a", b"first")
+    storage.write(f"{folder}/a", b"other")
+    for size in (0, 1, 5):
+        with pytest.raises(ObjectChangedError, match=f"{folder}/a"):
+            storage.read_into(first.uri, bytearray(size), etag=first.etag)
 
 
 def test_an_empty_object_is_an_object(place: tuple[Storage, str]) -> None:
@@ -80,7 +101,13 @@ def test_what_is_not_there_is_named(place: tuple[Storage, str]) -> None:
     storage.write(f"{folder}/a", b"abc")
     storage.write(f"{folder}/sub/b", b"abc")
     for name in ("missing", "sub", "a/b"):
-        for call in (storage.head, storage.read, lambda uri: storage.read(uri, size=0)):
+        for call in (
+            storage.head,
+            storage.read,
+            lambda uri: storage.read(uri, size=0),
+            lambda uri: storage.read_into(uri, bytearray()),
+            lambda uri: storage.read_into(uri, bytearray(1)),
+        ):
             with pytest.raises(ObjectNotFoundError, match=f"{folder}/{name}"):
                 call(f"{folder}/{name}")
 
@@ -93,6 +120,9 @@ def test_a_range_past_the_end_is_an_error_and_never_short(
     storage.write(f"{folder}/a", b"abc")
     with pytest.raises(StorageError, match=f"{folder}/a: .*truncated"):
         storage.read(f"{folder}/a", start=start, size=size)
+    if size is not None and size >= 0:
+        with pytest.raises(StorageError, match=f"{folder}/a: .*truncated"):
+            storage.read_into(f"{folder}/a", bytearray(size), start=start)
 
 
 def test_names_with_odd_characters_survive(place: tuple[Storage, str]) -> None:
@@ -106,10 +136,20 @@ def test_names_with_odd_characters_survive(place: tuple[Storage, str]) -> None:
 
 @pytest.mark.slow
 def test_an_object_beyond_a_single_request_is_one_object(aws_environment: None, tmp_path: Path) -> None:  # noqa: ARG001
-    from packing.adapters.s3 import SINGLE_PUT_BYTES
+    from packing.adapters.s3_upload import SINGLE_PUT_BYTES
 
     storage, uri = open_storage(), f"s3://raw/{tmp_path.name}/large"
     content = os.urandom(1024) * (SINGLE_PUT_BYTES // 1024 + 1)
     info = storage.write(uri, content)
     assert info == storage.head(uri)
     assert storage.read(uri, etag=info.etag) == content
+    buffer = np.empty(len(content), np.uint8)
+    storage.read_into(uri, buffer, etag=info.etag)
+    assert buffer.tobytes() == content
+
+
+def test_the_fake_counts_a_buffer_filled_as_a_read() -> None:
+    storage = MemoryStorage()
+    storage.write("/a", b"abc")
+    storage.read_into("/a", bytearray(2), start=1)
+    assert storage.requests == [("write", "/a"), ("read", "/a")]

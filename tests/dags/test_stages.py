@@ -24,6 +24,8 @@ PARAMS = {
     "solver": "optimal",
     "seed": 0,
     "partition_bytes": 40_000,
+    "time_limit": None,
+    "max_rejected": 0,
 }
 
 

@@ -1,0 +1,1 @@
+"""`python -m benchmarks`: what Stowage's figures are, measured side by side in one run, against what they should be."""

@@ -1,0 +1,318 @@
+"""Putting packs together in machine code: framed TFRecords whose payloads are pieces of raw sequences, copied.
+
+The bytes are those of `encode_record(encode_example(assemble_pack(...)))`: protobuf's deterministic serialization has
+the features sorted by name. Only positions are new; the size of every list is known before the first byte is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from packing.compiled import compiled, read_only
+from packing.crc32c import crc32c_address, masked_crc_at
+from packing.errors import VerificationError
+from packing.features import packed_features
+from packing.sequences import ROW_TYPES, Sequences
+from packing.tfrecord import FRAME_BYTES
+from packing.types import Parameters
+from packing.wire import copy_bytes
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[Any]
+Rows = tuple[Ints, ...]
+Limits = tuple[int, int, int]  # L, K and M
+
+_FEATURES = sorted(packed_features(1, 1, 1), key=lambda feature: feature.name)
+_NAME_SIZES = np.array([len(feature.name) for feature in _FEATURES], dtype=np.int64)
+_NAMES = np.array([list(feature.name.encode().ljust(32, b"\0")) for feature in _FEATURES], dtype=np.uint8)
+_LISTS = np.array([0x12 if feature.dtype == "float32" else 0x1A for feature in _FEATURES], dtype=np.uint8)
+_IDS, _MASK, _MASKED_IDS, _MASKED_POSITIONS, _MASKED_WEIGHTS, _LABELS, _STARTS, _WEIGHTS, _POSITIONS, _SEGMENTS = range(
+    10
+)
+
+_GOOD, _NO_SEQUENCE, _BAD_ROW, _EMPTY, _TOO_LONG, _TOO_MANY, _TOO_MASKED, _NO_ROOM = range(8)
+_EXPECTED = {
+    _NO_SEQUENCE: "indices of {sequences} sequences",
+    _BAD_ROW: "sequences that lie within {content} bytes of content",
+    _EMPTY: "at least one sequence",
+    _TOO_LONG: "at most {parameters.max_sequence_length} tokens",
+    _TOO_MANY: "at most {parameters.max_sequences_per_pack} sequences",
+    _TOO_MASKED: "at most {parameters.max_predictions_per_pack} masked tokens",
+}
+
+
+def pack_sizes(sequences: Sequences, packs: npt.NDArray[np.int32], parameters: Parameters) -> npt.NDArray[np.int64]:
+    """Bytes of each pack's framed record, int64[packs]; `packs` as in `WritePlan`.
+
+    Raises VerificationError for a pack that is empty, holds more than `parameters` allow, or names a sequence that
+    there is not.
+    """
+    sizes = np.empty(len(packs), dtype=np.int64)
+    pack, problem = _measure_packs(*_arguments(sequences, packs, parameters), sizes)
+    if problem != _GOOD:
+        raise _error(problem, pack, sequences, packs, parameters)
+    return sizes
+
+
+def assemble_packs(
+    sequences: Sequences, packs: npt.NDArray[np.int32], parameters: Parameters, out: Bytes | None = None
+) -> Bytes:
+    """The framed records of the packs, one after the other, in the first bytes of `out` or in a new array.
+
+    Raises VerificationError as `pack_sizes` does, ValueError if `out` is too small.
+    """
+    if out is None:
+        out = np.empty(pack_sizes(sequences, packs, parameters).sum(), dtype=np.uint8)
+    pack, problem, size = _write_packs(*_arguments(sequences, packs, parameters), crc32c_address(), out)
+    if problem == _NO_ROOM:
+        raise ValueError(f"out: expected room for {len(packs)} packs, {len(out)} bytes hold {pack}")
+    if problem != _GOOD:
+        raise _error(problem, pack, sequences, packs, parameters)
+    return out[:size]
+
+
+def _arguments(
+    sequences: Sequences, packs: npt.NDArray[np.int32], parameters: Parameters
+) -> tuple[Bytes, Rows, npt.NDArray[np.int32], Limits]:
+    limits = (parameters.max_sequence_length, parameters.max_sequences_per_pack, parameters.max_predictions_per_pack)
+    rows = tuple(read_only(getattr(sequences, name)) for name in ROW_TYPES)
+    return read_only(sequences.content), rows, read_only(np.ascontiguousarray(packs, dtype=np.int32)), limits
+
+
+def _error(
+    problem: int, pack: int, sequences: Sequences, packs: npt.NDArray[np.int32], parameters: Parameters
+) -> VerificationError:
+    expected = _EXPECTED[problem].format(
+        sequences=len(sequences), content=len(sequences.content), parameters=parameters
+    )
+    return VerificationError(f"pack {pack} of {len(packs)}: expected {expected}, found {packs[pack].tolist()}")
+
+
+@compiled
+def _measure_packs(content: Bytes, rows: Rows, packs: Ints, limits: Limits, records: Ints) -> tuple[int, int]:
+    """Fill `records` with the bytes of each pack; the first pack with a problem, and which."""
+    sizes = np.empty(10, np.int64)
+    for i in range(len(packs)):
+        problem = _measure(content, rows, packs[i], limits, sizes)
+        if problem != _GOOD:
+            return i, problem
+        records[i] = FRAME_BYTES + _field_size(_features_size(sizes))
+    return len(packs), _GOOD
+
+
+@compiled
+def _write_packs(
+    content: Bytes, rows: Rows, packs: Ints, limits: Limits, crc32c: int, out: Bytes
+) -> tuple[int, int, int]:
+    """Write the packs to `out`; the first pack with a problem, which, and the bytes written."""
+    sizes = np.empty(10, np.int64)
+    positions = np.empty(3 * limits[0], np.uint8)
+    end = 0
+    for i in range(limits[0]):
+        end = _put_varint(out=positions, at=end, value=i)
+    base = out.ctypes.data
+    at = 0
+    for i in range(len(packs)):
+        problem = _measure(content, rows, packs[i], limits, sizes)
+        if problem != _GOOD:
+            return i, problem, at
+        features = _features_size(sizes)
+        payload = _field_size(features)
+        if payload + FRAME_BYTES > len(out) - at:
+            return i, _NO_ROOM, at
+        _put_little_endian(out, at, payload, 8)
+        _put_little_endian(out, at + 8, masked_crc_at(crc32c, base + at, 8), 4)
+        start = at + 12
+        at = _put_field(out, start, 0x0A, features)
+        at = _write_features(content, rows, packs[i], limits, sizes, positions, out, at)
+        _put_little_endian(out, at, masked_crc_at(crc32c, base + start, payload), 4)
+        at += 4
+    return len(packs), _GOOD, at
+
+
+@compiled
+def _measure(content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints) -> int:
+    """Fill `sizes` with the bytes of each feature's packed values; whether, and how, the pack cannot be made."""
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
+    slots, most, predictions = limits
+    sizes[:] = 0
+    count = tokens = masked_tokens = 0
+    for i in pack:
+        if i == -1:
+            continue
+        if not 0 <= i < len(starts):
+            return _NO_SEQUENCE
+        end = starts[i] + token_bytes[i] + lengths[i] + masked_id_bytes[i] + 2 * masked[i]
+        sound = starts[i] >= 0 and 0 < lengths[i] <= token_bytes[i] and 0 <= masked[i] <= masked_id_bytes[i]
+        if not sound or end > len(content):
+            return _BAD_ROW
+        count += 1
+        sizes[_IDS] += token_bytes[i] - lengths[i]
+        sizes[_MASK] += (_varint_size(count) - 1) * lengths[i]
+        sizes[_MASKED_IDS] += masked_id_bytes[i] - masked[i]
+        sizes[_MASKED_POSITIONS] += _more_bytes_of_positions(content, end - 2 * masked[i], end, tokens)
+        sizes[_STARTS] += _varint_size(tokens) - 1
+        sizes[_POSITIONS] += _positions_size(lengths[i]) - lengths[i]
+        tokens += lengths[i]
+        masked_tokens += masked[i]
+    if count == 0:
+        return _EMPTY
+    if tokens > slots:
+        return _TOO_LONG
+    if count > most:
+        return _TOO_MANY
+    if masked_tokens > predictions:
+        return _TOO_MASKED
+    for which in (_IDS, _MASK, _POSITIONS, _SEGMENTS):
+        sizes[which] += slots
+    for which in (_MASKED_IDS, _MASKED_POSITIONS):
+        sizes[which] += predictions
+    for which in (_STARTS, _LABELS):
+        sizes[which] += most
+    sizes[_MASKED_WEIGHTS] = 4 * predictions
+    sizes[_WEIGHTS] = 4 * most
+    return _GOOD
+
+
+@compiled
+def _more_bytes_of_positions(content: Bytes, begin: int, end: int, offset: int) -> int:
+    """What the varints of masked positions, moved by `offset`, take beyond one byte each."""
+    more = 0
+    for at in range(begin, end, 2):
+        position = content[at] + 256 * content[at + 1] + offset
+        more += (position >= 1 << 7) + (position >= 1 << 14)
+    return more
+
+
+@compiled
+def _positions_size(length: int) -> int:
+    """Bytes of the varints of 0..length - 1; length is 65,536 at most."""
+    return length + max(0, length - (1 << 7)) + max(0, length - (1 << 14))
+
+
+@compiled
+def _features_size(sizes: Ints) -> int:
+    """Bytes of all features: four nested fields around the packed values of each."""
+    total = 0
+    for which in range(10):
+        feature = _field_size(_field_size(sizes[which]))
+        total += _field_size(_field_size(_NAME_SIZES[which]) + _field_size(feature))
+    return total
+
+
+@compiled
+def _field_size(size: int) -> int:
+    return 1 + _varint_size(size) + size
+
+
+@compiled
+def _varint_size(value: int) -> int:
+    """Bytes of a varint of at most 5 bytes."""
+    return 1 + (value >= 1 << 7) + (value >= 1 << 14) + (value >= 1 << 21) + (value >= 1 << 28)
+
+
+@compiled
+def _write_features(
+    content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints, positions: Bytes, out: Bytes, at: int
+) -> int:
+    """Write the ten features in the order of their names; the end of the last."""
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, labels = rows
+    for which in range(10):
+        at = _put_names(out, at, which, sizes[which])
+        end = at + sizes[which]
+        number = offset = 0
+        for i in pack:
+            if i < 0:
+                continue
+            number += 1
+            segments = starts[i] + token_bytes[i]
+            masked_ids = segments + lengths[i]
+            masked_positions = masked_ids + masked_id_bytes[i]
+            if which == _IDS:
+                at = copy_bytes(content, starts[i], token_bytes[i], out, at)
+            elif which == _MASK:
+                at = _repeat_varint(out, at, number, lengths[i])
+            elif which == _MASKED_IDS:
+                at = copy_bytes(content, masked_ids, masked_id_bytes[i], out, at)
+            elif which == _MASKED_POSITIONS:
+                at = _put_positions(content, masked_positions, masked[i], offset, out, at)
+            elif which == _MASKED_WEIGHTS:
+                at = _repeat_float(out, at, number, masked[i])
+            elif which == _LABELS:
+                at = copy_bytes(labels, i, 1, out, at)
+            elif which == _STARTS:
+                at = _put_varint(out, at, offset)
+            elif which == _WEIGHTS:
+                at = _repeat_float(out, at, 1, 1)
+            elif which == _POSITIONS:
+                at = copy_bytes(positions, 0, _positions_size(lengths[i]), out, at)
+            else:
+                at = copy_bytes(content, segments, lengths[i], out, at)
+            offset += lengths[i]
+        at = _repeat_varint(out, at, 0, end - at)
+    return at
+
+
+@compiled
+def _put_names(out: Bytes, at: int, which: int, size: int) -> int:
+    """All of a feature that stands before its `size` bytes of packed values."""
+    packed = _field_size(size)
+    feature = _field_size(packed)
+    at = _put_field(out, at, 0x0A, _field_size(_NAME_SIZES[which]) + _field_size(feature))
+    at = _put_field(out, at, 0x0A, _NAME_SIZES[which])
+    for i in range(_NAME_SIZES[which]):
+        out[at + i] = _NAMES[which, i]
+    at = _put_field(out, at + _NAME_SIZES[which], 0x12, feature)
+    at = _put_field(out, at, _LISTS[which], packed)
+    return _put_field(out, at, 0x0A, size)
+
+
+@compiled
+def _put_field(out: Bytes, at: int, tag: int, size: int) -> int:
+    out[at] = tag
+    return _put_varint(out, at + 1, size)
+
+
+@compiled
+def _put_varint(out: Bytes, at: int, value: int) -> int:
+    while value >= 0x80:
+        out[at] = value & 0x7F | 0x80
+        value >>= 7
+        at += 1
+    out[at] = value
+    return at + 1
+
+
+@compiled
+def _repeat_varint(out: Bytes, at: int, value: int, times: int) -> int:
+    if value < 0x80:
+        for i in range(at, at + times):
+            out[i] = value
+        return at + times
+    for _ in range(times):
+        at = _put_varint(out, at, value)
+    return at
+
+
+@compiled
+def _repeat_float(out: Bytes, at: int, value: int, times: int) -> int:
+    bits = np.float32(value).view(np.int32)
+    for i in range(at, at + 4 * times, 4):
+        _put_little_endian(out, i, bits, 4)
+    return at + 4 * times
+
+
+@compiled
+def _put_positions(content: Bytes, begin: int, count: int, offset: int, out: Bytes, at: int) -> int:
+    for i in range(begin, begin + 2 * count, 2):
+        at = _put_varint(out, at, content[i] + 256 * content[i + 1] + offset)
+    return at
+
+
+@compiled
+def _put_little_endian(out: Bytes, at: int, value: int, size: int) -> None:
+    for i in range(size):
+        out[at + i] = (value >> (8 * i)) & 0xFF

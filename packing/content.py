@@ -1,0 +1,122 @@
+"""The uncompressed content of a raw shard, one chunk after the other: none, GZIP and ZLIB, told by its first bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from packing.errors import ContentError
+from packing.ports import Storage
+from packing.reader import Chunk, read_chunks
+from packing.tfrecord import masked_crc
+from packing.types import RawShard
+
+HEADROOM_BYTES = 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
+
+_FIRST_BYTES = 12
+_GZIP, _ZLIB = zlib.MAX_WBITS | 16, zlib.MAX_WBITS
+
+
+class Hasher(Protocol):
+    """What `hashlib` makes."""
+
+    def update(self, data: memoryview, /) -> None: ...
+
+
+def read_content(
+    storage: Storage, shard: RawShard, *, start: int = 0, stop: int | None = None, hasher: Hasher | None = None
+) -> Iterator[Chunk]:
+    """The content from `start` to `stop` (the end, if None); a chunk is valid until the next is asked for.
+
+    A `hasher` is fed with the stored bytes, of the whole shard, which then has to be read from start to end. To come to
+    `start`, a compressed shard is read from its beginning. Raises ContentError if a compressed stream is damaged or
+    cut off, ObjectChangedError if the object is no longer the listed one.
+    """
+    window = None
+    if start or stop is not None:
+        window = _window(storage.read(shard.uri, size=min(shard.size, _FIRST_BYTES), etag=shard.etag))
+    first, end = (start, shard.size if stop is None else stop) if window is None else (0, shard.size)
+    chunks = _stored(storage, shard, first, end, hasher)
+    if window is None and not start:
+        head = next(chunks, None)
+        if head is None:
+            return
+        window = _window(bytes(head.data[:_FIRST_BYTES]))
+        chunks = _put_back(head, chunks)
+    if window is None:
+        yield from chunks
+    else:
+        yield from _between(_inflate(chunks, window, shard.size), start, stop)
+
+
+def _stored(storage: Storage, shard: RawShard, start: int, stop: int, hasher: Hasher | None) -> Iterator[Chunk]:
+    """The object as it is stored, of the version that was listed."""
+    options = {"chunk_bytes": CHUNK_BYTES, "headroom": HEADROOM_BYTES}
+    for chunk in read_chunks(storage, shard.uri, start=start, stop=stop, etag=shard.etag, **options):
+        if hasher:
+            hasher.update(chunk.data.data)
+        yield chunk
+
+
+def _put_back(head: Chunk, rest: Iterator[Chunk]) -> Iterator[Chunk]:
+    yield head
+    yield from rest
+
+
+def _window(head: bytes) -> int | None:
+    """zlib's name for the compression of a shard that begins with `head`; None if it is not compressed.
+
+    A plain TFRecord is recognised first, by the CRC of its first length; two of its bytes may look like ZLIB's header.
+    """
+    if len(head) < 2 or (len(head) >= _FIRST_BYTES and struct.unpack_from("<I", head, 8)[0] == masked_crc(head[:8])):
+        return None
+    if head[:2] == b"\x1f\x8b":
+        return _GZIP
+    if head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0:
+        return _ZLIB
+    return None
+
+
+def _inflate(chunks: Iterator[Chunk], window: int, size: int) -> Iterator[Chunk]:
+    """The content of one stream, or of several one after the other, in chunks of CHUNK_BYTES at most."""
+    buffer = np.empty(HEADROOM_BYTES + CHUNK_BYTES, dtype=np.uint8)
+    stream = zlib.decompressobj(window)
+    offset = 0
+    for chunk in chunks:
+        data, full = bytes(chunk.data), False
+        while data or full:
+            if stream.eof:
+                stream = zlib.decompressobj(window)
+            try:
+                piece = stream.decompress(data, CHUNK_BYTES)
+            except zlib.error as exc:
+                raise _damaged(size, str(exc)) from exc
+            data = stream.unused_data if stream.eof else stream.unconsumed_tail
+            full = len(piece) == CHUNK_BYTES and not stream.eof
+            buffer[HEADROOM_BYTES : HEADROOM_BYTES + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            yield Chunk(buffer[: HEADROOM_BYTES + len(piece)], HEADROOM_BYTES, offset)
+            offset += len(piece)
+    if not stream.eof:
+        raise _damaged(size, "it ends early")
+
+
+def _damaged(size: int, reason: str) -> ContentError:
+    return ContentError(f"a complete compressed stream of {size} bytes", f"a damaged one ({reason})")
+
+
+def _between(chunks: Iterator[Chunk], start: int, stop: int | None) -> Iterator[Chunk]:
+    """What the chunks hold of the bytes from `start` to `stop`."""
+    for chunk in chunks:
+        end = chunk.offset + len(chunk.data)
+        skipped = max(start - chunk.offset, 0)
+        cut = max(end - stop, 0) if stop is not None else 0
+        if skipped + cut < len(chunk.data):
+            kept = chunk.buffer[: len(chunk.buffer) - cut]
+            yield Chunk(kept, chunk.headroom + skipped, chunk.offset + skipped)
+        if stop is not None and end >= stop:
+            return

@@ -1,0 +1,54 @@
+"""CRC-32C for compiled code: google-crc32c's own C library, called without the GIL.
+
+Compiled code takes the library's function as an address, since an address that were compiled into it would be wrong
+in the next process, which loads the code from numba's cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import google_crc32c
+from llvmlite import ir  # type: ignore[import-untyped]  # shipped without type information
+from numba import types  # type: ignore[import-untyped]  # shipped without type information
+from numba.extending import intrinsic  # type: ignore[import-untyped]  # shipped without type information
+
+from packing.compiled import compiled
+from packing.errors import UsageError
+
+
+@cache
+def crc32c_address() -> int:
+    """Where `uint32_t crc32c_value(const uint8_t *data, size_t size)` is in this process.
+
+    Raises UsageError if google-crc32c came without its C library: its pure Python version is 10,000 times slower.
+    """
+    try:
+        library = ctypes.CDLL(google_crc32c._crc32c.__file__)
+        address = ctypes.cast(library.crc32c_value, ctypes.c_void_p).value
+    except (AttributeError, OSError) as exc:
+        raise UsageError(
+            f"google-crc32c: expected the version with the C library, found {google_crc32c.implementation!r} ({exc}); "
+            "install a wheel: pip install --force-reinstall --only-binary :all: google-crc32c"
+        ) from exc
+    return int(address or 0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba's
+def _call(_context: Any, _function: Any, _data: Any, _size: Any) -> Any:
+    """The machine code of `function(data, size)`, all three given as int64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        signature = ir.FunctionType(ir.IntType(32), [ir.IntType(64), ir.IntType(64)])
+        return builder.call(builder.inttoptr(arguments[0], signature.as_pointer()), arguments[1:])
+
+    return types.uint32(types.int64, types.int64, types.int64), generate
+
+
+@compiled
+def masked_crc_at(function: int, data: int, size: int) -> int:
+    """`packing.tfrecord.masked_crc` of `size` bytes at address `data`, by the function at address `function`."""
+    crc = _call(function, data, size)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
