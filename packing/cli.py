@@ -24,7 +24,7 @@ from packing.documents import read_document
 from packing.errors import InputError, StowageError, UsageError
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
-from packing.ports import Storage
+from packing.ports import Run, Storage
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import summary_rows, track_recipe
@@ -118,9 +118,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make or refresh a packed dataset."""
     source, destination = absolute(options.source), absolute(options.destination)
     parameters = _parameters(options, max_sequence_length=options.max_sequence_length)
-    storage, tracker = open_storage(), open_tracker(options.tracking_uri)
-    tracked = []
-    with _spool(options.spool_bytes) as spool, _stages(storage, options.workers, spool) as stages:
+    storage = open_storage()
+    tracker = open_tracker(options.tracking_uri) if options.tracking_uri else None
+    runs: list[Run] = []
+
+    def track(recipe: Recipe) -> None:
+        if tracker:
+            runs.append(track_recipe(tracker, recipe, source=source, destination=destination, tags={}))
+
+    with _spool(source, options.spool_bytes) as spool, _stages(storage, options.workers, spool) as stages:
         outcome = refresh(
             storage,
             stages,
@@ -129,11 +135,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             parameters,
             max_rejected=options.max_rejected,
             time_limit=options.time_limit,
-            on_recipe=lambda recipe: tracked.append(
-                track_recipe(tracker, recipe, source=source, destination=destination, tags={})
-            ),
+            on_recipe=track,
         )
-    for tracked_run in tracked:
+    for tracked_run in runs:
         tracked_run.set_tags({"stowage.manifest": outcome.manifest_uri})
     _table([*summary_rows(outcome.recipe), *_refresh_rows(outcome)])
     return {
@@ -205,8 +209,11 @@ def _stages(storage: Storage, workers: int, spool: Spool | None = None) -> Itera
 
 
 @contextmanager
-def _spool(capacity: int | None) -> Iterator[Spool]:
-    """A spool in the temporary folder, of half of what is free there unless told; it is removed afterwards."""
+def _spool(source: str, capacity: int | None) -> Iterator[Spool | None]:
+    """A spool in the temporary folder, of half of what is free there unless told; none for files of this machine."""
+    if not source.startswith("s3://"):
+        yield None
+        return
     with TemporaryDirectory(prefix="stowage-") as folder:
         yield Spool(folder, shutil.disk_usage(folder).free // 2 if capacity is None else capacity)
 
@@ -260,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         "--spool-bytes",
         type=int,
         metavar="N",
-        help="keep sequences of N bytes in the temporary folder, to read no raw shard twice [half of its free space]",
+        help="keep N bytes of sequences in the temporary folder, to read nothing from S3 twice [half of its free space]",
     )
     sub.add_argument(
         "--tracking-uri",

@@ -39,14 +39,10 @@ def segments_of(members: Members) -> list[tuple[str, int]]:
 
 
 @given(shards_of_many_sizes, st.randoms(use_true_random=False))
-def test_every_segment_has_one_partition_whatever_the_order(
-    shards: list[ShardSummary], random: random.Random
-) -> None:
+def test_every_segment_has_one_partition_whatever_the_order(shards: list[ShardSummary], random: random.Random) -> None:
     partitions = assign_partitions(shards, CAPACITY)
     assigned = sorted(segment for members in partitions for segment in segments_of(members))
-    wanted = {
-        (shard.shard.name, segment.number) for shard in shards for segment in shard.segments if segment.sequences
-    }
+    wanted = {(shard.shard.name, segment.number) for shard in shards for segment in shard.segments if segment.sequences}
     assert wanted <= set(assigned)
     assert len(set(assigned)) == len(assigned)
     for members in partitions:

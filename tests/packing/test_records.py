@@ -72,9 +72,7 @@ def test_segments_do_not_depend_on_the_chunks(size: int, records: int) -> None:
 
 def test_taking_starts_where_it_is_told() -> None:
     buffer = SequenceBuffer()
-    (middle, *_) = take_records(
-        "s", chunks_of(SHARD, 999, 9), buffer, refuse, segment_bytes=len(SHARD) // 2
-    )
+    (middle, *_) = take_records("s", chunks_of(SHARD, 999, 9), buffer, refuse, segment_bytes=len(SHARD) // 2)
     buffer.clear()
     rest = [
         Chunk(chunk.buffer, chunk.headroom, chunk.offset + middle.offset)
