@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up check test lock clean
+.PHONY: help demo up check test bench lock clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -30,13 +30,16 @@ check: $(INSTALLED)  ## Lint, types and quick tests
 test: check  ## Everything, with real servers and training
 	$(BIN)/pytest -m slow
 
+bench: $(INSTALLED)  ## Measure solvers, throughput, memory; keep the tables in benchmarks/results.md
+	@$(BIN)/python -m benchmarks --output benchmarks
+
 lock: $(INSTALLED)  ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --generate-hashes --python-version 3.11 \
 		--python-platform x86_64-unknown-linux-gnu --no-annotate --no-header -o requirements.lock
 
 clean:  ## Remove the environment, the demo's state and all caches
 	rm -rf $(INSTALLED) $(DEPENDENCIES) $(VENV) .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find packing training plugins dags demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find packing training plugins dags demo benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so an installation that was broken off is made again from the start.
 $(DEPENDENCIES): requirements.lock

@@ -39,7 +39,7 @@ def main() -> None:
             say(name)
             started = time.perf_counter()
             parts[name] = replace(PARTS[name](bench), seconds=time.perf_counter() - started)
-        settings = {**asdict(sizes), "raw data": describe_raw_data(bench.data)}
+        settings = {"quick": options.quick, **asdict(sizes), "raw data": describe_raw_data(bench.data)}
     machine = machine_facts()
     if options.output:
         write_report(options.output, machine, settings, parts)

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -51,28 +51,27 @@ class _Codec:
 
 def main() -> None:
     """Pack, and print what it took without imports."""
-    source, strategies_file, out, variant = sys.argv[1:]
-    strategies = json.loads(Path(strategies_file).read_bytes())
-    codec = _CHECKED if variant.endswith("checked") else _PLAIN
+    source, strategies, out, variant = sys.argv[1:]
+    packs = json.loads(Path(strategies).read_bytes())
     started, cpu_started = time.perf_counter(), time.process_time()
+    sequences = pack_all(Path(source), packs, Path(out), variant)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    sys.stdout.write(json.dumps({"sequences": sequences, "seconds": seconds, "cpu_seconds": cpu_seconds}) + "\n")
+
+
+def pack_all(source: Path, strategies: Sequence[Mapping[str, Any]], out: Path, variant: str) -> int:
+    """Pack the raw shards of `source` by `strategies` (`lengths`, `count`) into one file; how many sequences."""
+    codec = _CHECKED if variant.endswith("checked") else _PLAIN
     if variant.startswith("two"):
-        for payload in _payloads(Path(source)):
+        for payload in _payloads(source):
             codec.length(payload)
-    sequences = [codec.read(payload) for payload in _payloads(Path(source))]
-    packs = _deal(strategies, sequences, codec)
-    with Path(out).open("wb") as file:
-        for pack in packs:
+    sequences = [codec.read(payload) for payload in _payloads(source)]
+    with out.open("wb") as file:
+        for pack in _deal(strategies, sequences, codec):
             file.write(encode_record(codec.pack(pack)))
         file.flush()
         os.fsync(file.fileno())
-    result = {
-        "sequences": len(sequences),
-        "packs": len(packs),
-        "bytes": Path(out).stat().st_size,
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu_started,
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    return len(sequences)
 
 
 def _payloads(source: Path) -> Iterator[bytes]:
@@ -81,7 +80,7 @@ def _payloads(source: Path) -> Iterator[bytes]:
             yield payload
 
 
-def _deal(strategies: Sequence[dict[str, Any]], sequences: list[Any], codec: _Codec) -> list[list[Any]]:
+def _deal(strategies: Sequence[Mapping[str, Any]], sequences: list[Any], codec: _Codec) -> list[list[Any]]:
     by_length: dict[int, list[Any]] = defaultdict(list)
     for sequence in sequences:
         by_length[codec.length_of(sequence)].append(sequence)

@@ -161,7 +161,8 @@ def _long_varints(payload: bytes, count: int) -> tuple[int, ...]:
             raise ValueError("input_ids: expected a packed list of integers right after the name")
         offset = _after_varint(payload, offset + 1)
     found: list[int] = []
-    while len(found) < count:
+    # A shorter sequence than that has fewer, before its padding.
+    while len(found) < count and payload[offset]:
         if payload[offset] & 0x80:
             found.append(offset)
         offset = _after_varint(payload, offset)

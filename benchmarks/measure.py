@@ -38,7 +38,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Memory:
-    """The largest of some processes, in bytes: `resident` with mapped files, `own` without (sampled, so a little low)."""
+    """The largest of some processes, in bytes: all that was `resident`, and its `own` without mapped files."""
 
     resident: int
     own: int
@@ -95,7 +95,7 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def _memory_of(pid: int) -> dict[str, int]:
-    """Bytes from /proc/PID/status; a process that ended has none. (A child's `ru_maxrss` would include its parent's.)"""
+    """Bytes from /proc/PID/status; a process that ended has none. (A child's `ru_maxrss` may be its parent's.)"""
     found: dict[str, int] = {}
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

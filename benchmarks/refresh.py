@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.datasets import raw_data
 from benchmarks.measure import fresh, packing, run
-from benchmarks.report import Cell, Part, Table, Target, at_most, not_measured
+from benchmarks.report import Part, Table, Target, at_most, not_measured
 from benchmarks.settings import SHARDS_PER_UNIT, Bench, say
 from benchmarks.surroundings import object_store, plain_surroundings
 

@@ -10,6 +10,8 @@ from typing import Any
 
 Cell = str | int | float | None
 
+_MET = {True: "yes", False: "**no**", None: ""}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -64,9 +66,11 @@ def document(machine: Mapping[str, Any], settings: Mapping[str, Any], parts: Map
 
 def markdown(machine: Mapping[str, Any], settings: Mapping[str, Any], parts: Mapping[str, Part]) -> str:
     """Everything, as Markdown: the targets of all parts first."""
-    lines = ["# Benchmarks", "", "What `make bench` printed, all of it measured in one run.", ""]
+    lines = ["# Benchmarks", "", "All of it was measured in one run of `python -m benchmarks`.", ""]
+    if settings["quick"]:
+        lines += ["This was a quick run: it shows that everything runs, and its figures mean nothing.", ""]
     targets = [target for part in parts.values() for target in part.targets]
-    rows = [(target.what, target.figure, target.target, _met(target.met)) for target in targets]
+    rows = [(target.what, target.figure, target.target, _MET[target.met]) for target in targets]
     lines += ["## Targets", "", *_table(("what", "figure", "target", "met"), rows), ""]
     for part in parts.values():
         lines += [f"## {part.title}", ""]
@@ -119,10 +123,6 @@ def _number(value: float) -> str:
 def _with_unit(value: float, unit: str) -> str:
     separator = "" if unit == "x" else " "
     return f"{_text(value)}{separator}{unit}".rstrip()
-
-
-def _met(met: bool | None) -> str:
-    return {True: "yes", False: "**no**", None: ""}[met]
 
 
 def _join(value: Any) -> str:

@@ -102,7 +102,7 @@ def _long_targets(answers: dict[_Case, list[_Answer]]) -> list[Target]:
     easy = {case: found for case, found in answers.items() if case.max_sequences in _EASY}
     hard = {case: found for case, found in answers.items() if case not in easy}
     # A gap of 2 packs is as good as one of 0.01 %.
-    excess = max(_gap_percent(case, hard) if _gap(case, hard) > 2 else 0.0 for case in hard)  # noqa: PLR2004
+    excess = max(_gap_percent(case, hard) if _gap(case, hard) > 2 else 0.0 for case in hard)
     easy_name = f"{', '.join(dict.fromkeys(case.name for case in easy))} with K 16 and 64"
     hard_name = ", ".join(f"{case.name} / K {case.max_sequences}" for case in hard)
     return [

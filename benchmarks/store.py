@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 
 from benchmarks.datasets import raw_data, tiny_raw_data
-from benchmarks.measure import Cost, fresh, median_ratio, module, packing, run, take_turns
+from benchmarks.measure import Cost, median_ratio, module, packing, run, take_turns
 from benchmarks.report import Cell, Part, Table, Target, at_most
 from benchmarks.settings import SHARDS_PER_UNIT, Bench
 from benchmarks.surroundings import Store, object_store
@@ -27,11 +27,10 @@ def measure(bench: Bench) -> Part:
     """All in turn, over the same rclone server."""
     raw = raw_data(bench, bench.sizes.throughput_units * SHARDS_PER_UNIT)
     with object_store(bench.scratch, raw) as store:
-        _run(store, _SOURCE)
-        packed = _packed(store)
-        tiny = fresh(store.folder / "raw" / "tiny")
+        warm = _run(store, _SOURCE)
+        packed = read_packed(warm.result["manifest"], store.get)
         for path in tiny_raw_data(bench).iterdir():
-            (tiny / path.name).write_bytes(path.read_bytes())
+            store.client.put_object(Bucket="raw", Key=f"tiny/{path.name}", Body=path.read_bytes())
         sizes = json.dumps(packed.sizes)
         copy = module("store_copy", _SOURCE, _DESTINATION, sizes, _WORKERS)
         stages = module("write_stage", _SOURCE, _DESTINATION, _WORKERS)
@@ -50,19 +49,14 @@ def measure(bench: Bench) -> Part:
 
 def _run(store: Store, source: str) -> Cost:
     cost = _fresh_run(store, packing("run", source, _DESTINATION, "--workers", _WORKERS))
-    found = read_packed(store.path(cost.result["manifest"]))
+    found = read_packed(cost.result["manifest"], store.get)
     return Cost(cost.seconds, cost.cpu_seconds, {**cost.result, "solve_seconds": found.solve_seconds})
 
 
 def _fresh_run(store: Store, command: list[str]) -> Cost:
-    """Run it with nothing at the destination, and no notion of it in the server."""
-    fresh(store.path(_DESTINATION).parent)
+    """Run it with nothing at the destination."""
+    store.empty("packed")
     return run(command, store.environment)
-
-
-def _packed(store: Store) -> Packed:
-    (manifest,) = store.path(f"{_DESTINATION}/manifests").iterdir()
-    return read_packed(manifest)
 
 
 def _report(costs: Mapping[str, list[Cost]], packed: Packed, raw_bytes: int) -> tuple[Table, list[Target]]:

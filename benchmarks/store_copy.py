@@ -1,4 +1,4 @@
-"""A plain copy through an S3 store with processes that do nothing else: GET every raw object, PUT objects of given sizes.
+"""A plain copy through an S3 store: GET every raw object, PUT objects of given sizes, and nothing else.
 
     python -m benchmarks.store_copy SOURCE DESTINATION SIZES WORKERS
 

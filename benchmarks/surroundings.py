@@ -24,16 +24,22 @@ def plain_surroundings() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Store:
-    """A running S3 server that keeps bucket B in the folder B of `folder`; its log names every request."""
+    """A running S3 server, a client of it, and the environment of others; its log can name every request."""
 
-    folder: Path
     log: Path
     environment: dict[str, str]
     client: Any
 
-    def path(self, uri: str) -> Path:
-        """The file behind an object."""
-        return self.folder / uri.removeprefix("s3://")
+    def get(self, uri: str) -> bytes:
+        """The content of an object."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def empty(self, bucket: str) -> None:
+        """Remove all objects of a bucket, through the server, which remembers what it holds."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for entry in page.get("Contents", ()):
+                self.client.delete_object(Bucket=bucket, Key=entry["Key"])
 
     def reads(self, bucket: str) -> int:
         """How many requests so far asked for the content of objects of `bucket`."""
@@ -55,4 +61,4 @@ def object_store(scratch: Path, raw: Path, *, log_requests: bool = False) -> Ite
         client = s3_client(server)
         # The server digests what it did not receive itself when it is first listed.
         client.list_objects_v2(Bucket="raw")
-        yield Store(folder, logs / "object-store.log", {**environment, **server.environment}, client)
+        yield Store(logs / "object-store.log", {**environment, **server.environment}, client)

@@ -1,8 +1,8 @@
-"""A refresh stage by stage, as the tasks of a DAG run it: every stage reads what it needs from the store.
+"""A refresh without a spool, so that its write stage, as in a DAG, reads what it needs from the store.
 
     python -m benchmarks.write_stage SOURCE DESTINATION WORKERS
 
-Prints a JSON object with the seconds of each stage; starting the processes is not counted.
+Prints a JSON object with the seconds of each stage, from when its first item is handed out to when its last is done.
 """
 
 from __future__ import annotations
@@ -10,35 +10,30 @@ from __future__ import annotations
 import json
 import sys
 import time
-from functools import partial
 
 from packing.adapters import open_storage
-from packing.parallel import process_pool
-from packing.scan import list_raw_shards, scan_shard
-from packing.solve import solve_recipe
+from packing.parallel import LOOKUPS, process_pool, threads
+from packing.pipeline import Stages, refresh
 from packing.types import Parameters
-from packing.write import write_if_missing
 
 
 def main() -> None:
-    """Scan, solve, write, and print how long each took."""
+    """Refresh, and print how long each stage took."""
     source, destination, workers = sys.argv[1:]
-    storage, parameters = open_storage(), Parameters()
-    shards = list_raw_shards(storage, source)
-    by_name = {shard.name: shard for shard in shards}
-    with process_pool(int(workers), open_storage) as stage_map:
-        clock = [time.perf_counter()]
-        summaries = list(stage_map(partial(scan_shard, destination=destination), shards))
-        clock.append(time.perf_counter())
-        recipe = solve_recipe(storage, stage_map, destination, parameters, summaries)
-        clock.append(time.perf_counter())
-        write = partial(write_if_missing, destination=destination, parameters=parameters, raw_shards=by_name)
-        written = list(stage_map(write, recipe.partitions))
-        clock.append(time.perf_counter())
-    if not all(written):
+    storage = open_storage()
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+
+    def note(stage: str, done: int, _: int) -> None:
+        (ended if done else began)[stage] = time.perf_counter()
+
+    with process_pool(int(workers), open_storage) as work:
+        stages = Stages(threads(storage, LOOKUPS), work, spool=None, progress=note)
+        outcome = refresh(storage, stages, source, destination, Parameters())
+    if outcome.partitions_written != len(outcome.recipe.partitions):
         raise SystemExit(f"{destination}: expected nothing there yet, found packed partitions")
-    scan, solve, wrote = (after - before for before, after in zip(clock, clock[1:], strict=False))
-    sys.stdout.write(json.dumps({"scan_seconds": scan, "solve_seconds": solve, "write_seconds": wrote}) + "\n")
+    result = {f"{stage}_seconds": ended[stage] - began[stage] for stage in ("scan", "solve", "write")}
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from packing.compiled import compiled, read_only
+from packing.compiled import compiled, entry_point, read_only
 from packing.crc32c import crc32c_address, masked_crc_at
 from packing.errors import VerificationError
 from packing.features import packed_features
@@ -33,10 +33,9 @@ _IDS, _MASK, _MASKED_IDS, _MASKED_POSITIONS, _MASKED_WEIGHTS, _LABELS, _STARTS, 
     10
 )
 
-_GOOD, _NO_SEQUENCE, _BAD_ROW, _EMPTY, _TOO_LONG, _TOO_MANY, _TOO_MASKED, _NO_ROOM = range(8)
+_GOOD, _UNSOUND, _EMPTY, _TOO_LONG, _TOO_MANY, _TOO_MASKED, _NO_ROOM = range(7)
 _EXPECTED = {
-    _NO_SEQUENCE: "indices of {sequences} sequences",
-    _BAD_ROW: "sequences that lie within {content} bytes of content",
+    _UNSOUND: "indices of {sequences} sequences that lie within {content} bytes",
     _EMPTY: "at least one sequence",
     _TOO_LONG: "at most {parameters.max_sequence_length} tokens",
     _TOO_MANY: "at most {parameters.max_sequences_per_pack} sequences",
@@ -91,7 +90,7 @@ def _error(
     return VerificationError(f"pack {pack} of {len(packs)}: expected {expected}, found {packs[pack].tolist()}")
 
 
-@compiled
+@entry_point
 def _measure_packs(content: Bytes, rows: Rows, packs: Ints, limits: Limits, records: Ints) -> tuple[int, int]:
     """Fill `records` with the bytes of each pack; the first pack with a problem, and which."""
     sizes = np.empty(10, np.int64)
@@ -103,7 +102,7 @@ def _measure_packs(content: Bytes, rows: Rows, packs: Ints, limits: Limits, reco
     return len(packs), _GOOD
 
 
-@compiled
+@entry_point
 def _write_packs(
     content: Bytes, rows: Rows, packs: Ints, limits: Limits, crc32c: int, out: Bytes
 ) -> tuple[int, int, int]:
@@ -112,7 +111,7 @@ def _write_packs(
     positions = np.empty(3 * limits[0], np.uint8)
     end = 0
     for i in range(limits[0]):
-        end = _put_varint(out=positions, at=end, value=i)
+        end = _put_varint(positions, end, i)
     base = out.ctypes.data
     at = 0
     for i in range(len(packs)):
@@ -123,37 +122,38 @@ def _write_packs(
         payload = _field_size(features)
         if payload + FRAME_BYTES > len(out) - at:
             return i, _NO_ROOM, at
-        _put_little_endian(out, at, payload, 8)
-        _put_little_endian(out, at + 8, masked_crc_at(crc32c, base + at, 8), 4)
+        _put_uint32(out, at, payload)
+        _put_uint32(out, at + 4, payload >> 32)
+        _put_uint32(out, at + 8, masked_crc_at(crc32c, base + at, 8))
         start = at + 12
         at = _put_field(out, start, 0x0A, features)
-        at = _write_features(content, rows, packs[i], limits, sizes, positions, out, at)
-        _put_little_endian(out, at, masked_crc_at(crc32c, base + start, payload), 4)
+        at = _write_features(content, rows, packs[i], sizes, positions, out, at)
+        _put_uint32(out, at, masked_crc_at(crc32c, base + start, payload))
         at += 4
     return len(packs), _GOOD, at
 
 
 @compiled
 def _measure(content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints) -> int:
-    """Fill `sizes` with the bytes of each feature's packed values; whether, and how, the pack cannot be made."""
-    starts, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
+    """Fill `sizes` with the bytes of each feature's packed values; whether, and why, the pack cannot be made."""
+    _, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
     slots, most, predictions = limits
-    sizes[:] = 0
+    sizes[_IDS] = sizes[_MASK] = sizes[_POSITIONS] = sizes[_SEGMENTS] = slots
+    sizes[_MASKED_IDS] = sizes[_MASKED_POSITIONS] = predictions
+    sizes[_LABELS] = sizes[_STARTS] = most
+    sizes[_MASKED_WEIGHTS], sizes[_WEIGHTS] = 4 * predictions, 4 * most
     count = tokens = masked_tokens = 0
     for i in pack:
         if i == -1:
             continue
-        if not 0 <= i < len(starts):
-            return _NO_SEQUENCE
-        end = starts[i] + token_bytes[i] + lengths[i] + masked_id_bytes[i] + 2 * masked[i]
-        sound = starts[i] >= 0 and 0 < lengths[i] <= token_bytes[i] and 0 <= masked[i] <= masked_id_bytes[i]
-        if not sound or end > len(content):
-            return _BAD_ROW
+        if not _is_sound(content, rows, i):
+            return _UNSOUND
         count += 1
+        begin, size = _piece(rows, i, _MASKED_POSITIONS)
         sizes[_IDS] += token_bytes[i] - lengths[i]
         sizes[_MASK] += (_varint_size(count) - 1) * lengths[i]
         sizes[_MASKED_IDS] += masked_id_bytes[i] - masked[i]
-        sizes[_MASKED_POSITIONS] += _more_bytes_of_positions(content, end - 2 * masked[i], end, tokens)
+        sizes[_MASKED_POSITIONS] += _more_bytes_of_positions(content[begin : begin + size], tokens)
         sizes[_STARTS] += _varint_size(tokens) - 1
         sizes[_POSITIONS] += _positions_size(lengths[i]) - lengths[i]
         tokens += lengths[i]
@@ -164,25 +164,42 @@ def _measure(content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints
         return _TOO_LONG
     if count > most:
         return _TOO_MANY
-    if masked_tokens > predictions:
-        return _TOO_MASKED
-    for which in (_IDS, _MASK, _POSITIONS, _SEGMENTS):
-        sizes[which] += slots
-    for which in (_MASKED_IDS, _MASKED_POSITIONS):
-        sizes[which] += predictions
-    for which in (_STARTS, _LABELS):
-        sizes[which] += most
-    sizes[_MASKED_WEIGHTS] = 4 * predictions
-    sizes[_WEIGHTS] = 4 * most
-    return _GOOD
+    return _TOO_MASKED if masked_tokens > predictions else _GOOD
 
 
 @compiled
-def _more_bytes_of_positions(content: Bytes, begin: int, end: int, offset: int) -> int:
+def _is_sound(content: Bytes, rows: Rows, i: int) -> bool:
+    """Whether there is a row `i` that speaks of bytes that are there."""
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
+    if not 0 <= i < len(starts):
+        return False
+    end = starts[i] + token_bytes[i] + lengths[i] + masked_id_bytes[i] + 2 * masked[i]
+    counted = 0 < lengths[i] <= token_bytes[i] and 0 <= masked[i] <= masked_id_bytes[i]
+    return bool(counted and starts[i] >= 0 and end <= len(content))
+
+
+@compiled
+def _piece(rows: Rows, i: int, which: int) -> tuple[int, int]:
+    """Where in the content the piece of sequence `i` for a feature begins, and its bytes."""
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
+    begin = starts[i]
+    if which == _IDS:
+        return begin, token_bytes[i]
+    begin += token_bytes[i]
+    if which == _SEGMENTS:
+        return begin, lengths[i]
+    begin += lengths[i]
+    if which == _MASKED_IDS:
+        return begin, masked_id_bytes[i]
+    return begin + masked_id_bytes[i], 2 * masked[i]
+
+
+@compiled
+def _more_bytes_of_positions(positions: Bytes, offset: int) -> int:
     """What the varints of masked positions, moved by `offset`, take beyond one byte each."""
     more = 0
-    for at in range(begin, end, 2):
-        position = content[at] + 256 * content[at + 1] + offset
+    for i in range(0, len(positions), 2):
+        position = positions[i] + 256 * positions[i + 1] + offset
         more += (position >= 1 << 7) + (position >= 1 << 14)
     return more
 
@@ -215,45 +232,44 @@ def _varint_size(value: int) -> int:
 
 
 @compiled
-def _write_features(
-    content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints, positions: Bytes, out: Bytes, at: int
-) -> int:
+def _write_features(content: Bytes, rows: Rows, pack: Ints, sizes: Ints, positions: Bytes, out: Bytes, at: int) -> int:
     """Write the ten features in the order of their names; the end of the last."""
-    starts, _, lengths, token_bytes, masked, masked_id_bytes, labels = rows
+    lengths = rows[2]
     for which in range(10):
         at = _put_names(out, at, which, sizes[which])
         end = at + sizes[which]
         number = offset = 0
         for i in pack:
-            if i < 0:
-                continue
-            number += 1
-            segments = starts[i] + token_bytes[i]
-            masked_ids = segments + lengths[i]
-            masked_positions = masked_ids + masked_id_bytes[i]
-            if which == _IDS:
-                at = copy_bytes(content, starts[i], token_bytes[i], out, at)
-            elif which == _MASK:
-                at = _repeat_varint(out, at, number, lengths[i])
-            elif which == _MASKED_IDS:
-                at = copy_bytes(content, masked_ids, masked_id_bytes[i], out, at)
-            elif which == _MASKED_POSITIONS:
-                at = _put_positions(content, masked_positions, masked[i], offset, out, at)
-            elif which == _MASKED_WEIGHTS:
-                at = _repeat_float(out, at, number, masked[i])
-            elif which == _LABELS:
-                at = copy_bytes(labels, i, 1, out, at)
-            elif which == _STARTS:
-                at = _put_varint(out, at, offset)
-            elif which == _WEIGHTS:
-                at = _repeat_float(out, at, 1, 1)
-            elif which == _POSITIONS:
-                at = copy_bytes(positions, 0, _positions_size(lengths[i]), out, at)
-            else:
-                at = copy_bytes(content, segments, lengths[i], out, at)
-            offset += lengths[i]
+            if i >= 0:
+                number += 1
+                at = _write_values(content, rows, i, which, number, offset, positions, out, at)
+                offset += lengths[i]
         at = _repeat_varint(out, at, 0, end - at)
     return at
+
+
+@compiled
+def _write_values(
+    content: Bytes, rows: Rows, i: int, which: int, number: int, offset: int, positions: Bytes, out: Bytes, at: int
+) -> int:
+    """Write what sequence `i`, the pack's `number`-th, adds to a feature, `offset` tokens after the pack's start."""
+    _, _, lengths, _, masked, _, labels = rows
+    begin, size = _piece(rows, i, which)
+    if which in (_IDS, _SEGMENTS, _MASKED_IDS):
+        return copy_bytes(content, begin, size, out, at)
+    if which == _MASK:
+        return _repeat_varint(out, at, number, lengths[i])
+    if which == _POSITIONS:
+        return copy_bytes(positions, 0, _positions_size(lengths[i]), out, at)
+    if which == _MASKED_POSITIONS:
+        return _put_positions(content[begin : begin + size], offset, out, at)
+    if which == _MASKED_WEIGHTS:
+        return _repeat_float(out, at, number, masked[i])
+    if which == _STARTS:
+        return _put_varint(out, at, offset)
+    if which == _WEIGHTS:
+        return _repeat_float(out, at, 1, 1)
+    return _put_varint(out, at, labels[i])
 
 
 @compiled
@@ -289,8 +305,9 @@ def _put_varint(out: Bytes, at: int, value: int) -> int:
 @compiled
 def _repeat_varint(out: Bytes, at: int, value: int, times: int) -> int:
     if value < 0x80:
-        for i in range(at, at + times):
-            out[i] = value
+        filled = out[at : at + times]
+        for i in range(len(filled)):
+            filled[i] = value
         return at + times
     for _ in range(times):
         at = _put_varint(out, at, value)
@@ -299,20 +316,20 @@ def _repeat_varint(out: Bytes, at: int, value: int, times: int) -> int:
 
 @compiled
 def _repeat_float(out: Bytes, at: int, value: int, times: int) -> int:
-    bits = np.float32(value).view(np.int32)
-    for i in range(at, at + 4 * times, 4):
-        _put_little_endian(out, i, bits, 4)
+    bits = int(np.float32(value).view(np.uint32))
+    filled = out[at : at + 4 * times]
+    for i in range(0, len(filled), 4):
+        _put_uint32(filled, i, bits)
     return at + 4 * times
 
 
 @compiled
-def _put_positions(content: Bytes, begin: int, count: int, offset: int, out: Bytes, at: int) -> int:
-    for i in range(begin, begin + 2 * count, 2):
-        at = _put_varint(out, at, content[i] + 256 * content[i + 1] + offset)
+def _put_positions(positions: Bytes, offset: int, out: Bytes, at: int) -> int:
+    for i in range(0, len(positions), 2):
+        at = _put_varint(out, at, positions[i] + 256 * positions[i + 1] + offset)
     return at
 
 
 @compiled
-def _put_little_endian(out: Bytes, at: int, value: int, size: int) -> None:
-    for i in range(size):
-        out[at + i] = (value >> (8 * i)) & 0xFF
+def _put_uint32(out: Bytes, at: int, value: int) -> None:
+    out[at], out[at + 1], out[at + 2], out[at + 3] = value, value >> 8, value >> 16, value >> 24

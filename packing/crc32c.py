@@ -7,13 +7,14 @@ in the next process, which loads the code from numba's cache.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 from llvmlite import ir  # type: ignore[import-untyped]  # shipped without type information
-from numba import types  # type: ignore[import-untyped]  # shipped without type information
-from numba.extending import intrinsic  # type: ignore[import-untyped]  # shipped without type information
+from numba import types
+from numba.extending import intrinsic
 
 from packing.compiled import compiled
 from packing.errors import UsageError
@@ -36,15 +37,17 @@ def crc32c_address() -> int:
     return int(address or 0)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba's
-def _call(_context: Any, _function: Any, _data: Any, _size: Any) -> Any:
-    """The machine code of `function(data, size)`, all three given as int64."""
+def _machine_code_of_call(_context: Any, _function: Any, _data: Any, _size: Any) -> Any:
+    """The types and the code of `function(data, size)`, all three given as int64."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         signature = ir.FunctionType(ir.IntType(32), [ir.IntType(64), ir.IntType(64)])
         return builder.call(builder.inttoptr(arguments[0], signature.as_pointer()), arguments[1:])
 
     return types.uint32(types.int64, types.int64, types.int64), generate
+
+
+_call = cast("Callable[[int, int, int], int]", intrinsic(_machine_code_of_call))
 
 
 @compiled

@@ -77,7 +77,7 @@ _SHAPE: Shape = {
         "packs": COUNT,
         "partitions": COUNT,
         "lower_bound": COUNT,
-        "gap": SIZE,
+        "gap": INTEGER,
         "packing_efficiency": REAL,
         "packing_factor": REAL,
         "packing_factor_upper_bound": REAL,

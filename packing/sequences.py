@@ -163,10 +163,11 @@ def encode_varints(values: Array) -> bytes:
     """Integers >= 0 in protobuf's base 128, each in its shortest form."""
     encoded = bytearray()
     for value in values.tolist():
-        while value >= 0x80:
-            encoded.append(value & 0x7F | 0x80)
-            value >>= 7
-        encoded.append(value)
+        rest = value
+        while rest >= 0x80:
+            encoded.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        encoded.append(rest)
     return bytes(encoded)
 
 

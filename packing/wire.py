@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from packing.compiled import compiled
+from packing.compiled import compiled, entry_point
 from packing.crc32c import masked_crc_at
 from packing.features import raw_features
 
@@ -25,16 +25,16 @@ Span = tuple[int, int]
 Sizes = tuple[int, int, int, int, int]  # length, token bytes, masked tokens, masked id bytes, label
 
 _IDS, _MASK, _SEGMENTS, _POSITIONS, _MASKED_IDS, _WEIGHTS, _LABELS = range(7)
-_NAMES = [feature.name for feature in raw_features(1, 1)]
-_NAME = np.array([list(name.encode().ljust(32, b"\0")) for name in _NAMES], dtype=np.uint8)
-_BY_LENGTH = np.full(32, -1, dtype=np.int64)
-_BY_LENGTH[[len(name) for name in _NAMES]] = range(7)
+_FEATURES = raw_features(1, 1)
+_NAMES = np.array([list(feature.name.encode().ljust(32, b"\0")) for feature in _FEATURES], dtype=np.uint8)
+_BY_LENGTH = np.full(32, -1, dtype=np.int64)  # no two names are equally long
+_BY_LENGTH[[len(feature.name) for feature in _FEATURES]] = range(7)
 
 _FIELD_1, _FIELD_2, _FIELD_3 = 0x0A, 0x12, 0x1A  # tags of length-delimited fields
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = _FIELD_1, _FIELD_2, _FIELD_3
 
 
-@compiled
+@entry_point
 def take_records(
     window: Bytes,
     begin: int,
@@ -79,25 +79,21 @@ def take_records(
 @compiled
 def _payload(window: Bytes, begin: int, end: int, base: int, crc32c: int) -> Span:
     """The payload of the TFRecord frame at `begin`; (-1, -1) unless it is whole and both CRCs are right."""
-    if end - begin < 16:
+    start, room = begin + 12, end - begin - 16
+    if room < 0 or _uint32(window, begin + 8) != masked_crc_at(crc32c, base + begin, 8):
         return -1, -1
-    size = _little_endian(window, begin, 8)
-    if not 0 <= size <= end - begin - 16:
+    size = _uint32(window, begin)
+    if size > room or _uint32(window, begin + 4) != 0:
         return -1, -1
-    start, stop = begin + 12, begin + 12 + size
-    if _little_endian(window, begin + 8, 4) != masked_crc_at(crc32c, base + begin, 8):
+    if _uint32(window, start + size) != masked_crc_at(crc32c, base + start, size):
         return -1, -1
-    if _little_endian(window, stop, 4) != masked_crc_at(crc32c, base + start, size):
-        return -1, -1
-    return start, stop
+    return start, start + size
 
 
 @compiled
-def _little_endian(window: Bytes, begin: int, size: int) -> int:
-    value = 0
-    for i in range(size):
-        value |= int(window[begin + i]) << (8 * i)
-    return value
+def _uint32(window: Bytes, begin: int) -> int:
+    low = window[begin] | window[begin + 1] << 8
+    return int(low | window[begin + 2] << 16 | window[begin + 3] << 24)
 
 
 @compiled
@@ -158,11 +154,12 @@ def _long_varint(window: Bytes, begin: int, end: int) -> tuple[int, int]:
 @compiled
 def _which(window: Bytes, key: int, key_end: int) -> int:
     """The number of the feature of that name, -1 for one beyond the seven. No two names are equally long."""
-    size = key_end - key
-    which = _BY_LENGTH[size] if size < 32 else -1
+    name = window[key:key_end]
+    which = _BY_LENGTH[len(name)] if len(name) < len(_BY_LENGTH) else -1
     if which >= 0:
-        for i in range(size):
-            if window[key + i] != _NAME[which, i]:
+        expected = _NAMES[which]
+        for i in range(len(name)):
+            if name[i] != expected[i]:
                 return -1
     return int(which)
 
@@ -240,7 +237,7 @@ def _leading_ones(window: Bytes, begin: int, end: int) -> int:
     count = _leading(window, begin, 1, end - begin)
     wrong = np.uint8(0)
     for byte in window[begin : begin + count]:
-        wrong |= byte ^ np.uint8(1)
+        wrong = np.uint8(wrong | (byte ^ 1))
     return count if wrong == 0 and _all_below(window, begin + count, end, 1) else -1
 
 
@@ -253,7 +250,7 @@ def _leading_weights(window: Bytes, begin: int, end: int) -> int:
     ones = window[begin : begin + 4 * count]
     wrong = np.uint8(0)
     for i in range(0, len(ones), 4):
-        wrong |= ones[i] | ones[i + 1] | (ones[i + 2] ^ np.uint8(0x80)) | (ones[i + 3] ^ np.uint8(0x3F))
+        wrong = np.uint8(wrong | ones[i] | ones[i + 1] | (ones[i + 2] ^ 0x80) | (ones[i + 3] ^ 0x3F))
     return count if wrong == 0 and _all_below(window, begin + 4 * count, end, 1) else -1
 
 
@@ -263,9 +260,9 @@ def _leading_varints(window: Bytes, begin: int, end: int, count: int, slots: int
     stop = end - (slots - count)
     if count < 0 or stop - begin < count:
         return -1
-    unfinished = 0
+    unfinished = np.uint32(0)
     for byte in window[begin:stop]:
-        unfinished += byte >> 7
+        unfinished = np.uint32(unfinished + (byte >> 7))
     whole = stop - begin - unfinished == count
     return stop - begin if whole and _are_varints(window, begin, stop) and _all_below(window, stop, end, 0x80) else -1
 
@@ -276,12 +273,12 @@ def _are_varints(window: Bytes, begin: int, end: int) -> bool:
     if begin == end:
         return True
     varints = window[begin:end]
-    wrong = varints[-1] & np.uint8(0x80)
+    wrong = np.uint8(varints[-1] & 0x80)
     for i in range(len(varints) - 1):
-        wrong |= np.uint8((varints[i] >= 0x80) & (varints[i + 1] == 0))
-    for i in range(len(varints) - 9):
+        wrong = np.uint8(wrong | ((varints[i] >= 0x80) & (varints[i + 1] == 0)))
+    for i in range(len(varints) - 8):
         first, second = varints[i] & varints[i + 1] & varints[i + 2], varints[i + 3] & varints[i + 4] & varints[i + 5]
-        wrong |= first & second & varints[i + 6] & varints[i + 7] & varints[i + 8] & np.uint8(0x80)
+        wrong = np.uint8(wrong | (first & second & varints[i + 6] & varints[i + 7] & varints[i + 8] & 0x80))
     return bool(wrong == 0)
 
 
@@ -290,7 +287,7 @@ def _all_below(window: Bytes, begin: int, end: int, limit: int) -> bool:
     """Whether every byte is smaller than `limit`, a power of two."""
     seen = np.uint8(0)
     for byte in window[begin:end]:
-        seen |= byte
+        seen = np.uint8(seen | byte)
     return bool(seen < limit)
 
 

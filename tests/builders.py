@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from packing.example import encode_example
+from packing.parallel import StageMap
+from packing.pipeline import Stages
 from packing.ports import MemoryStorage
+from packing.spool import Spool
 from packing.tfrecord import encode_record
 
 VOCABULARY = 1000
@@ -65,3 +68,8 @@ def store_with(shards: dict[str, bytes], source: str = "/raw") -> MemoryStorage:
         storage.write(f"{source}/{name}", content)
     storage.requests.clear()
     return storage
+
+
+def stages_of(work: StageMap, spool: Spool | None = None) -> Stages:
+    """All stages by one map, without progress."""
+    return Stages(lookups=work, work=work, spool=spool)

@@ -23,7 +23,7 @@ PARAMS = {
     "max_predictions_per_sequence": 10,
     "solver": "optimal",
     "seed": 0,
-    "partition_bytes": 40_000,
+    "partition_bytes": 12_000,
     "time_limit": None,
     "max_rejected": 0,
 }

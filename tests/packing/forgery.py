@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -73,20 +74,16 @@ class Dataset:
         edit(document)
         self.storage.objects[self.manifest_uri] = pretty(document)
 
-    def payloads(self, number: int = 0) -> list[bytes]:
-        """The packs of a packed shard."""
-        uri = self.manifest["shards"][number]["uri"]
-        return [payload for _, payload in read_records(self.storage.objects[uri], uri)]
-
-    def replace_packs(self, payloads: Sequence[bytes], number: int = 0) -> None:
-        uri = self.manifest["shards"][number]["uri"]
-        self.storage.objects[uri] = b"".join(map(encode_record, payloads))
-
     def packs(self, number: int = 0) -> list[list[RawSequence]]:
-        return [read_pack(payload, **shape_of(self.recipe)) for payload in self.payloads(number)]
+        """The packs of a packed shard."""
+        uri, shape = self.manifest["shards"][number]["uri"], shape_of(self.recipe)
+        return [read_pack(payload, **shape) for _, payload in read_records(self.storage.objects[uri], uri)]
 
-    def encode(self, sequences: Sequence[RawSequence]) -> bytes:
-        return encode_example(assemble_pack(sequences, **shape_of(self.recipe)))
+    def replace_packs(self, packs: Sequence[Sequence[RawSequence]], number: int = 0) -> None:
+        """Put other packs into a packed shard, each well-formed."""
+        uri, shape = self.manifest["shards"][number]["uri"], shape_of(self.recipe)
+        content = b"".join(encode_record(encode_example(assemble_pack(pack, **shape))) for pack in packs)
+        self.storage.objects[uri] = content
 
 
 def shape_of(recipe: Any) -> dict[str, int]:
@@ -108,6 +105,11 @@ def damaged_record() -> bytes:
 
 def raw_shards() -> dict[str, bytes]:
     """Plain, GZIP and ZLIB shards; `b` has three records that cannot be packed, the last one too long."""
+    return dict(_raw_shards())
+
+
+@cache
+def _raw_shards() -> dict[str, bytes]:
     good = [encode_record(raw_example(*size, seed=200 + i)) for i, size in enumerate(random_sizes(20, seed=2))]
     bad = [bad_record(0), damaged_record(), encode_record(raw_example(70, 3, slots=80, seed=7000))]
     return {
@@ -119,13 +121,14 @@ def raw_shards() -> dict[str, bytes]:
     }
 
 
-def large_shard(seed: int = 9) -> bytes:
-    """40 MB in 60 records that are small but for a feature that is not packed, so that the shard has two segments."""
-    filler = np.zeros(87_500, dtype=np.int64)
-    return b"".join(
-        encode_record(encode_example({**raw_features(length, masked, seed=900 + i), "unused": filler}))
-        for i, (length, masked) in enumerate(random_sizes(60, seed=seed))
-    )
+def large_shard(filler: int) -> bytes:
+    """60 sequences and a bad record; each sequence has a feature of `filler` bytes that is not packed."""
+    unused = np.zeros(filler, dtype=np.int64)
+    records = [
+        encode_record(encode_example({**raw_features(length, masked, seed=900 + i), "unused": unused}))
+        for i, (length, masked) in enumerate(random_sizes(60, seed=9))
+    ]
+    return b"".join([*records[:20], bad_record(1), *records[20:]])
 
 
 def make_dataset(shards: dict[str, bytes], parameters: Parameters = PARAMETERS, max_rejected: int = 3) -> Dataset:

@@ -63,7 +63,7 @@ def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-@pytest.mark.parametrize("stage", ["look up", "solve"])
+@pytest.mark.parametrize("stage", ["scan", "solve"])
 def test_stopped_and_run_again(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path, stage: str, number: signal.Signals, status: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from packing.adapters import open_storage
 from packing.commit import commit
 from packing.errors import InputError, ObjectChangedError, RecordError, StowageError, UsageError
 from packing.example import encode_example
-from packing.parallel import StageMap, process_pool, serial
+from packing.parallel import process_pool, serial
 from packing.partition import find_members
-from packing.pipeline import Refresh, Stages, refresh
+from packing.pipeline import Refresh, refresh
 from packing.ports import MemoryStorage
 from packing.recipe import PACKER_FORMAT
 from packing.scan import list_raw_shards, scan_shard
@@ -29,7 +30,7 @@ from packing.types import Parameters, Recipe
 from packing.verify import require, verify_dataset
 from packing.write import write_partition
 from tests import builders
-from tests.builders import random_sizes, raw_shard, store_with
+from tests.builders import random_sizes, raw_shard, stages_of, store_with
 
 WIKIPEDIA = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikipedia"
 SMALL = Parameters(max_sequence_length=64, max_predictions_per_sequence=10, partition_bytes=20_000)
@@ -37,10 +38,6 @@ SMALL = Parameters(max_sequence_length=64, max_predictions_per_sequence=10, part
 
 def some_shards(count: int = 6, sequences: int = 30) -> dict[str, bytes]:
     return {f"part-{i}": raw_shard(random_sizes(sequences, seed=i), seed=i) for i in range(count)}
-
-
-def stages_of(work: StageMap, spool: Spool | None = None) -> Stages:
-    return Stages(lookups=work, work=work, spool=spool)
 
 
 def pack(
@@ -355,7 +352,8 @@ def test_a_large_shard_is_packed_in_ranges_of_its_records(
     content = raw_shard(random_sizes(200, seed=1)) + bad + raw_shard(random_sizes(100, seed=2), seed=2)
     stored = gzip.compress(content) if compression else content
     storage = store_with({"large": stored, "small": raw_shard(random_sizes(9, seed=3), seed=3)})
-    outcome = pack(storage, spool=Spool(str(tmp_path), 10**9) if spooled else None, max_rejected=1)
+    parameters = replace(SMALL, partition_bytes=8_000)
+    outcome = pack(storage, parameters, spool=Spool(str(tmp_path), 10**9) if spooled else None, max_rejected=1)
     ranges = [partition.records for partition in outcome.recipe.partitions if partition.shards == ("large",)]
     assert len(ranges) >= 3
     assert all(ranges)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,6 +37,7 @@ from packing.types import (
     ShardSummary,
     merge_strategies,
 )
+from tests.packing.altered_json import alterations, at
 
 PARAMETERS = Parameters(max_sequence_length=16, max_predictions_per_sequence=4, partition_bytes=1000)
 
@@ -124,77 +125,19 @@ def test_a_sound_recipe_is_sound(name: str) -> None:
     assert recipe_to_json(recipe) == RECIPES[name]
 
 
-def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value in a document, leaves and containers."""
-    if path:
-        yield path
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in entries:
-        yield from places(value, (*path, key))
-
-
-def at(document: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        document = document[key]
-    return document
-
-
-STRANGE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 20),
-    st.sampled_from([-(2**63), 2**31, 2**63, 2**64, 10**400]),
-    st.floats(),
-    st.text(max_size=3),
-    st.sampled_from(["0" * 64, "f" * 64, "\ud800", "a", "/raw/a", "tokens", "optimal", "nnls"]),
-    st.sampled_from([[], {}, [[]], [1, 2], [2, 1], {"lengths": [1], "count": 1}]),
-)
-
-
-def nearby(value: Any) -> st.SearchStrategy[Any]:
-    """Values that are easily taken for `value`."""
-    if isinstance(value, bool):
-        return st.sampled_from([not value, int(value)])
-    if isinstance(value, int):
-        return st.sampled_from([value + 1, value - 1, float(value), str(value), bool(value), -value])
-    if isinstance(value, float):
-        return st.sampled_from([value * 1.5, int(value), -value, value + 1e-9])
-    if isinstance(value, str):
-        return st.sampled_from([value + "0", value[:-1], value.upper(), f" {value}", value[::-1]])
-    return st.sampled_from([{"0": value} if isinstance(value, list) else [value], None])
-
-
 @st.composite
-def alterations(draw: st.DrawFn) -> tuple[str, str, Any]:
-    """A sound recipe with one alteration: its name, what was altered, the altered document."""
+def altered_recipes(draw: st.DrawFn) -> tuple[str, str, Any]:
+    """Which sound recipe was altered, where, and the altered document; in half of the cases under its own recipe_id."""
     name = draw(st.sampled_from(sorted(RECIPES)))
-    document = copy.deepcopy(RECIPES[name])
-    *above, key = path = draw(st.sampled_from(sorted(places(document), key=str)))
-    parent, value = at(document, tuple(above)), at(document, path)
-    kinds = ["replace", "replace", "remove", "add"]
-    kinds += ["double", "swap"] if isinstance(parent, list) else []
-    kind = draw(st.sampled_from(kinds))
-    if kind == "replace":
-        parent[key] = draw(st.one_of(nearby(value), STRANGE))
-    elif kind == "remove":
-        del parent[key]
-    elif kind == "add" and isinstance(parent, dict):
-        parent[draw(st.text(max_size=3))] = draw(STRANGE)
-    elif kind == "add":
-        parent.insert(key, draw(st.one_of(nearby(value), STRANGE)))
-    elif kind == "double":
-        parent.insert(key, copy.deepcopy(value))
-    else:
-        other = draw(st.integers(0, len(parent) - 1))
-        parent[key], parent[other] = parent[other], parent[key]
+    path, document = draw(alterations(RECIPES[name]))
     if draw(st.booleans()) and {"input_id", "strategies", "partitions", "recipe_id"} <= document.keys():
         fields = {field: document[field] for field in ("input_id", "strategies", "partitions")}
         document["recipe_id"] = digest(json.loads(json.dumps(fields), parse_constant=str))
-    return name, ".".join(map(str, path)), document
+    return name, path, document
 
 
 @settings(max_examples=1500, deadline=None)
-@given(alterations())
+@given(altered_recipes())
 def test_an_alteration_anywhere_is_found_in_words_or_means_the_same(altered: tuple[str, str, Any]) -> None:
     name, path, document = altered
     recipe, problems = examine(json.dumps(document).encode())
@@ -208,7 +151,7 @@ def test_an_alteration_anywhere_is_found_in_words_or_means_the_same(altered: tup
     ("path", "value", "words"),
     [
         (("statistics", "packs"), 10**400, "statistics.packs: expected"),
-        (("statistics", "gap"), 0.0, "statistics.gap: expected an integer of at least 0, found 0.0"),
+        (("statistics", "gap"), 0.0, "statistics.gap: expected an integer, found 0.0"),
         (("statistics", "time_limited"), 0, "statistics.time_limited: expected true or false, found 0"),
         (("statistics", "lower_bound_method"), "faith", "lower_bound_method: expected one of"),
         (("schema_version",), True, "schema_version: expected 1, found True"),
@@ -221,7 +164,7 @@ def test_an_alteration_anywhere_is_found_in_words_or_means_the_same(altered: tup
         (("rejected", 0, "shard"), "z", "rejected: z: record 0 at offset 0: expected a listed raw shard"),
         (("rejected", 1, "record"), 10, "expected a record of the shard, found only 10 there"),
         (("rejected", 1, "offset"), 63, "expected an offset with room for the records before it"),
-        (("rejected", 2, "record"), 1, "rejected: d: record 1"),
+        (("statistics", "gap"), -1, "statistics.gap: expected 3, found -1"),
         (("certificate", "prices", 2), 2**70, "best_pack_value"),
         (("certificate", "best_pack_value"), 1, "best_pack_value"),
     ],
@@ -231,10 +174,7 @@ def test_what_is_wrong_is_named(path: tuple[Any, ...], value: Any, words: str) -
     assert at(document, path) != value or type(at(document, path)) is not type(value)
     at(document, path[:-1])[path[-1]] = value
     _, problems = examine(json.dumps(document).encode())
-    if words.startswith("rejected: d"):  # as sane as the true one: audit tells
-        assert problems == []
-    else:
-        assert words in "; ".join(problems)
+    assert words in "; ".join(problems)
 
 
 def change_ranges(*ranges: tuple[int, int]) -> Callable[[Any], None]:

@@ -15,7 +15,7 @@ from packing.features import packed_features, raw_features
 from packing.parallel import serial
 from packing.pipeline import refresh
 from packing.types import Parameters
-from tests.builders import random_sizes, raw_shard
+from tests.builders import random_sizes, raw_shard, stages_of
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def packed_sequences(paths: list[str], parameters: Parameters) -> Counter[tuple[
 
 def check(raw: Path, out: Path, parameters: Parameters, compression: str) -> int:
     storage = open_storage()
-    outcome = refresh(storage, serial(storage), str(raw), str(out), parameters)
+    outcome = refresh(storage, stages_of(serial(storage)), str(raw), str(out), parameters)
     manifest = json.loads(Path(outcome.manifest_uri).read_bytes())
     expected = raw_sequences([str(path) for path in sorted(raw.iterdir())], parameters, compression)
     assert packed_sequences([shard["uri"] for shard in manifest["shards"]], parameters) == expected
