@@ -59,8 +59,13 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=output, stderr=errors)
-        # wait4 is the one call that tells the CPU time of this child alone, with that of the children it waited for.
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            # The one call that tells the CPU time of this child alone, with that of the children it waited for.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:

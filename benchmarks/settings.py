@@ -42,6 +42,7 @@ QUICK = Sizes(
     repeats=1,
     unit_bytes=4 * 10**6,
     throughput_units=1,
+    growth_units=(1, 2, 4),
     with_tensorflow=False,
     with_nnls=False,
     log_normal_slots=(2048,),

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from benchmarks.datasets import raw_data, tiny_raw_data
 from benchmarks.measure import Cost, median_ratio, module, packing, run, take_turns
+from benchmarks.packed import Packed, read_packed
 from benchmarks.report import Cell, Part, Table, Target, at_most
 from benchmarks.settings import SHARDS_PER_UNIT, Bench
 from benchmarks.surroundings import Store, object_store
-from benchmarks.throughput import Packed, read_packed
 
 _WORKERS = "2"
 _SOURCE, _DESTINATION = "s3://raw/data", "s3://packed/data"

@@ -12,13 +12,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.baseline import VARIANTS
 from benchmarks.datasets import raw_data, tiny_raw_data
 from benchmarks.measure import Cost, fresh, median_ratio, module, one_core, packing, run, take_turns
+from benchmarks.packed import Packed, read_packed
 from benchmarks.plain import copy_locally
-from benchmarks.report import Cell, Part, Table, Target, at_least, at_most
+from benchmarks.report import Cell, Part, Table, Target, at_least, at_most, not_measured
 from benchmarks.settings import SHARDS_PER_UNIT, Bench
 from benchmarks.surroundings import plain_surroundings
 
@@ -31,30 +31,6 @@ _OURS, _TINY, _SCAN, _TINY_SCAN, _PLAIN, _TENSORFLOW = (
     "plain read and write",
     "tf.io.TFRecordWriter copying",
 )
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A packed dataset on this machine: `sizes` are its shards' bytes."""
-
-    sizes: tuple[int, ...]
-    packs: int
-    sequences: int
-    solve_seconds: float
-    strategies: Sequence[Mapping[str, Any]]
-
-
-def read_packed(manifest: str, read: Callable[[str], bytes] = lambda path: Path(path).read_bytes()) -> Packed:
-    """What the manifest and the recipe of a packed dataset say."""
-    shards = json.loads(read(manifest))["shards"]
-    recipe = json.loads(read(manifest.replace("/manifests/", "/recipes/")))
-    return Packed(
-        sizes=tuple(shard["bytes"] for shard in shards),
-        packs=sum(shard["packs"] for shard in shards),
-        sequences=sum(shard["sequences"] for shard in shards),
-        solve_seconds=recipe["statistics"]["solve_seconds"],
-        strategies=recipe["strategies"],
-    )
 
 
 @dataclass(frozen=True)
@@ -150,6 +126,9 @@ def _cpu_of(cost: Cost) -> float:
 
 
 def _targets(costs: Mapping[str, list[Cost]], data: _Data, packed: Packed) -> list[Target]:
+    net = _net(costs, _cpu_of) + _net(costs, _wall_of) + _scan_seconds(costs)
+    if min(net) <= 0:
+        return [not_measured("throughput", "above 0", "the data is too small to tell its cost from a program's start")]
     ours = [seconds / packed.sequences for seconds in _net(costs, _cpu_of)]
     plain = [cost.seconds for cost in costs[_PLAIN]]
     ratios = [
@@ -178,8 +157,12 @@ def _per_sequence(costs: Sequence[Cost]) -> list[float]:
 
 
 def _scan_rate(costs: Mapping[str, list[Cost]], data: _Data) -> float:
-    seconds = (whole.seconds - tiny.seconds for whole, tiny in zip(costs[_SCAN], costs[_TINY_SCAN], strict=True))
-    return _bytes_of(data.largest) / _GB / statistics.median(seconds)
+    return _bytes_of(data.largest) / _GB / statistics.median(_scan_seconds(costs))
+
+
+def _scan_seconds(costs: Mapping[str, list[Cost]]) -> list[float]:
+    """Scanning alone, each turn, without the program's start."""
+    return [whole.seconds - tiny.seconds for whole, tiny in zip(costs[_SCAN], costs[_TINY_SCAN], strict=True)]
 
 
 def _bytes_of(folder: Path) -> int:

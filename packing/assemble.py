@@ -29,9 +29,8 @@ _FEATURES = sorted(packed_features(1, 1, 1), key=lambda feature: feature.name)
 _NAME_SIZES = np.array([len(feature.name) for feature in _FEATURES], dtype=np.int64)
 _NAMES = np.array([list(feature.name.encode().ljust(32, b"\0")) for feature in _FEATURES], dtype=np.uint8)
 _LISTS = np.array([0x12 if feature.dtype == "float32" else 0x1A for feature in _FEATURES], dtype=np.uint8)
-_IDS, _MASK, _MASKED_IDS, _MASKED_POSITIONS, _MASKED_WEIGHTS, _LABELS, _STARTS, _WEIGHTS, _POSITIONS, _SEGMENTS = range(
-    10
-)
+_IDS, _MASK, _MASKED_IDS, _MASKED_POSITIONS, _MASKED_WEIGHTS = range(5)
+_LABELS, _STARTS, _WEIGHTS, _POSITIONS, _SEGMENTS = range(5, 10)
 
 _GOOD, _UNSOUND, _EMPTY, _TOO_LONG, _TOO_MANY, _TOO_MASKED, _NO_ROOM = range(7)
 _EXPECTED = {
@@ -170,12 +169,12 @@ def _measure(content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints
 @compiled
 def _is_sound(content: Bytes, rows: Rows, i: int) -> bool:
     """Whether there is a row `i` that speaks of bytes that are there."""
-    starts, _, lengths, token_bytes, masked, masked_id_bytes, _ = rows
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, labels = rows
     if not 0 <= i < len(starts):
         return False
-    end = starts[i] + token_bytes[i] + lengths[i] + masked_id_bytes[i] + 2 * masked[i]
+    size = token_bytes[i] + lengths[i] + masked_id_bytes[i] + 2 * masked[i]
     counted = 0 < lengths[i] <= token_bytes[i] and 0 <= masked[i] <= masked_id_bytes[i]
-    return bool(counted and starts[i] >= 0 and end <= len(content))
+    return bool(counted and labels[i] <= 1 and 0 <= starts[i] <= len(content) - size)
 
 
 @compiled
@@ -198,8 +197,8 @@ def _piece(rows: Rows, i: int, which: int) -> tuple[int, int]:
 def _more_bytes_of_positions(positions: Bytes, offset: int) -> int:
     """What the varints of masked positions, moved by `offset`, take beyond one byte each."""
     more = 0
-    for i in range(0, len(positions), 2):
-        position = positions[i] + 256 * positions[i + 1] + offset
+    for i in range(len(positions) // 2):
+        position = positions[2 * i] + 256 * positions[2 * i + 1] + offset
         more += (position >= 1 << 7) + (position >= 1 << 14)
     return more
 
@@ -269,7 +268,8 @@ def _write_values(
         return _put_varint(out, at, offset)
     if which == _WEIGHTS:
         return _repeat_float(out, at, 1, 1)
-    return _put_varint(out, at, labels[i])
+    out[at] = labels[i]
+    return at + 1
 
 
 @compiled
@@ -325,8 +325,8 @@ def _repeat_float(out: Bytes, at: int, value: int, times: int) -> int:
 
 @compiled
 def _put_positions(positions: Bytes, offset: int, out: Bytes, at: int) -> int:
-    for i in range(0, len(positions), 2):
-        at = _put_varint(out, at, positions[i] + 256 * positions[i + 1] + offset)
+    for i in range(len(positions) // 2):
+        at = _put_varint(out, at, positions[2 * i] + 256 * positions[2 * i + 1] + offset)
     return at
 
 

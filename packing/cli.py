@@ -7,6 +7,7 @@ one JSON object. The exit status is the error's (see `packing.errors`).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -38,6 +39,8 @@ from packing.verify import Check, require, verify_dataset
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of objects may hold bytes that are no text
     options = _parser().parse_args(arguments)
     status = 0
     try:
@@ -178,7 +181,7 @@ def audit(options: argparse.Namespace) -> dict[str, Any]:
 def _checked(checks: Sequence[Check], word: str) -> dict[str, Any]:
     for check in checks:
         sys.stdout.write(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}\n")
-    require(checks)
+    require(checks, word)
     return {word: True, "checks": [asdict(check) for check in checks]}
 
 

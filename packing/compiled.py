@@ -20,12 +20,17 @@ T = TypeVar("T", bound=np.generic)
 
 def entry_point(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` to be called from Python."""
-    machine_code: Callable[P, R] = numba.njit(nogil=True, cache=True)(function)
+    machine_code: Callable[P, R]
+    try:
+        machine_code = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # No folder for the cache may be written to: each process compiles for itself.
+        machine_code = numba.njit(nogil=True)(function)
     return machine_code
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function` to be called from compiled code; without wrappers for other callers that takes half as long."""
+    """Compile `function` to be called from compiled code; the wrappers for others would take as long again."""
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # missing from numba's types
     machine_code: Callable[P, R] = numba.njit(**options)(function)
     return machine_code

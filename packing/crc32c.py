@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, cast
 
 import google_crc32c
-from llvmlite import ir  # type: ignore[import-untyped]  # shipped without type information
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -22,16 +22,21 @@ from packing.errors import UsageError
 
 @cache
 def crc32c_address() -> int:
-    """Where `uint32_t crc32c_value(const uint8_t *data, size_t size)` is in this process.
+    """Where `uint32_t crc32c_value(const uint8_t *data, size_t size)` is in this process; raises UsageError."""
+    return address_in(google_crc32c)
 
-    Raises UsageError if google-crc32c came without its C library: its pure Python version is 10,000 times slower.
+
+def address_in(package: Any) -> int:
+    """The address in the C library of the package `google_crc32c`.
+
+    Raises UsageError if it came without: its pure Python version is some 10,000 times slower.
     """
     try:
-        library = ctypes.CDLL(google_crc32c._crc32c.__file__)
+        library = ctypes.CDLL(package._crc32c.__file__)
         address = ctypes.cast(library.crc32c_value, ctypes.c_void_p).value
     except (AttributeError, OSError) as exc:
         raise UsageError(
-            f"google-crc32c: expected the version with the C library, found {google_crc32c.implementation!r} ({exc}); "
+            f"google-crc32c: expected the package with its C library, found {package.implementation!r} ({exc}); "
             "install a wheel: pip install --force-reinstall --only-binary :all: google-crc32c"
         ) from exc
     return int(address or 0)

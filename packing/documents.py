@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from packing.errors import InputError, ObjectNotFoundError
@@ -22,12 +22,20 @@ def read_document(storage: Storage, uri: str, kind: str) -> Mapping[str, Any]:
     """The JSON object at `uri`; raises InputError if it is none, and so no `kind` of document either."""
     content = storage.read(uri)
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{uri}: not a {kind} ({exc}); check the URI") from exc
     if not isinstance(document, dict):
         raise InputError(f"{uri}: not a {kind} (a JSON {type(document).__name__}); check the URI")
     return document
+
+
+def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's fields; of two with one name, other readers may take the other."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"a field twice in {sorted(fields)[:5]}")
+    return fields
 
 
 def write_cached(storage: Storage, uri: str, document: Mapping[str, Any]) -> None:
@@ -38,13 +46,16 @@ def write_cached(storage: Storage, uri: str, document: Mapping[str, Any]) -> Non
 def read_cached(storage: Storage, uri: str, parse: Callable[[Any], Value]) -> Value | None:
     """What `parse` makes of the document kept at `uri`, or None if it is missing, altered or of another make."""
     try:
-        stored = json.loads(storage.read(uri))
-        document, expected = stored["document"], stored[_DIGEST]
-        if digest(document) != expected:
-            raise ValueError(f"expected SHA-256 {expected} of its content, found {digest(document)}")
-        return parse(document)
+        return parse(_whole(json.loads(storage.read(uri))))
     except ObjectNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         log.warning("%s: damaged (%s: %s); making it again", uri, type(exc).__name__, exc)
         return None
+
+
+def _whole(stored: Any) -> Any:
+    document, expected = stored["document"], stored[_DIGEST]
+    if digest(document) != expected:
+        raise ValueError(f"expected SHA-256 {expected} of its content, found {digest(document)}")
+    return document

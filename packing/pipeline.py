@@ -81,6 +81,8 @@ def refresh(
         on_recipe(recipe)
     by_name = {summary.shard.name: summary for summary in summaries}
     work = [(partition, find_members(partition.shards, partition.records, by_name)) for partition in recipe.partitions]
+    # The largest first, so that no worker is left with a large one at the end.
+    work.sort(key=lambda item: -item[1].compact_bytes)
     write = partial(write_if_missing, destination=destination, parameters=parameters, spool=stages.spool)
     written = tracked(progress, "write", stages.work(write, work), len(work))
     manifest = commit(storage, destination, recipe)

@@ -1,7 +1,7 @@
 """Reading raw and packed shards back for verify and audit, through protobuf objects and record by record.
 
-Slow on purpose: about 4 thousand packs a second and core. It shares neither code nor tricks with the fast path that
-scans and writes, so what both agree on does not rest on a mistake in one of them.
+Slow on purpose: about 4 thousand packs a second and core. From the code that scans and writes it takes only the chunks
+of a shard's content, so what both agree on does not rest on a mistake in one of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,13 @@ import numpy.typing as npt
 
 from packing.content import read_content
 from packing.errors import ContentError, ObjectNotFoundError
-from packing.example import RawSequence, read_pack, read_sequence
+from packing.example import read_pack, read_sequence
 from packing.ports import Storage
 from packing.reader import read_chunks
+from packing.records import MAX_RECORD_BYTES
+from packing.sequence_digests import Digests, as_digests, sequence_digest
 from packing.tfrecord import FRAME_BYTES, masked_crc
-from packing.types import Manifest, PackedShard, RawShard, Rejection
-
-MAX_RECORD_BYTES = 32 * 1024 * 1024
-
-Digests = npt.NDArray[np.uint64]
-"""128-bit digests of sequences, uint64[n, 2]."""
+from packing.types import PackedShard, RawShard, Rejection
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -88,12 +85,15 @@ class RawContent:
         return tuple(sorted([*self.bad, *over], key=lambda rejection: rejection.record))
 
 
-def read_packed(storage: Storage, shard: PackedShard, *, manifest: Manifest) -> PackedContent:
-    """Read a packed shard, take every pack apart and assemble its sequences again."""
+def read_packed(storage: Storage, shard: PackedShard, *, limits: Mapping[str, int]) -> PackedContent:
+    """Read a packed shard, take every pack apart and assemble its sequences again.
+
+    `limits` are L, K and P, by the names that `packing.example.read_pack` gives them.
+    """
     try:
         content = storage.read(shard.uri)
     except ObjectNotFoundError as exc:
-        return PackedContent(shard, str(exc), (f"{shard.uri}: not read, it is missing",), _as_array([]), Counter())
+        return PackedContent(shard, str(exc), (f"{shard.uri}: not read, it is missing",), as_digests([]), Counter())
     found = hashlib.sha256(content).hexdigest()
     stored = "" if (len(content), found) == (shard.bytes, shard.sha256) else _other_bytes(shard, len(content), found)
     digests: list[bytes] = []
@@ -102,7 +102,7 @@ def read_packed(storage: Storage, shard: PackedShard, *, manifest: Manifest) -> 
     try:
         for number, (offset, payload) in enumerate(read_frames([content])):
             try:
-                sequences = _read_pack(payload, manifest)
+                sequences = read_pack(_intact(payload), **limits)
             except ContentError as exc:
                 problems.append(f"{shard.uri}: pack {number} at offset {offset}: {exc}")
             else:
@@ -111,7 +111,7 @@ def read_packed(storage: Storage, shard: PackedShard, *, manifest: Manifest) -> 
     except ContentError as exc:
         problems.append(f"{shard.uri}: after {strategies.total()} packs: {exc}")
     return PackedContent(
-        shard, stored, tuple(problems or _total_problems(shard, strategies)), _as_array(digests), strategies
+        shard, stored, tuple(problems or _total_problems(shard, strategies)), as_digests(digests), strategies
     )
 
 
@@ -119,15 +119,6 @@ def _other_bytes(shard: PackedShard, size: int, sha256: str) -> str:
     return (
         f"{shard.uri}: expected {shard.bytes} bytes with SHA-256 {shard.sha256}, found {size} bytes with {sha256}; "
         "the shard was altered, refresh the dataset"
-    )
-
-
-def _read_pack(payload: bytes | ContentError, manifest: Manifest) -> list[RawSequence]:
-    return read_pack(
-        _intact(payload),
-        max_sequence_length=manifest.max_sequence_length,
-        max_sequences_per_pack=manifest.max_sequences_per_pack,
-        max_predictions_per_sequence=manifest.max_predictions_per_sequence,
     )
 
 
@@ -169,7 +160,7 @@ def read_raw(storage: Storage, shard: RawShard) -> RawContent:
         offsets=table[:, 1],
         lengths=table[:, 2].astype(np.int32),
         masked=table[:, 3].astype(np.int32),
-        digests=_as_array(digests),
+        digests=as_digests(digests),
         bad=tuple(bad),
         problem=problem,
     )
@@ -207,7 +198,7 @@ def _frame_size(data: bytes, start: int) -> int:
     found = masked_crc(data[start : start + 8])
     if crc != found:
         raise ContentError(f"CRC 0x{crc:08x} of a record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
-    if length > MAX_RECORD_BYTES:
+    if length > MAX_RECORD_BYTES - FRAME_BYTES:
         raise ContentError(f"records of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
     return int(length) + FRAME_BYTES
 
@@ -225,48 +216,3 @@ def _intact(payload: bytes | ContentError) -> bytes:
     if isinstance(payload, ContentError):
         raise payload
     return payload
-
-
-def sequence_digest(sequence: RawSequence) -> bytes:
-    """128-bit BLAKE2 of a sequence's content, independent of where in which pack it stands."""
-    parts = (sequence.tokens, sequence.segments, sequence.masked_positions, sequence.masked_ids)
-    hasher = hashlib.blake2b(digest_size=16)
-    for values in (np.array([len(parts[0]), len(parts[2]), sequence.label]), *parts):
-        hasher.update(values.astype("<i8").tobytes())
-    return hasher.digest()
-
-
-def _as_array(digests: Sequence[bytes]) -> Digests:
-    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """How two collections of sequences differ, each counted as often as it occurs.
-
-    `missing` and `extra` are how many too few and too many were found. `scarce` bool[n]: which rows of the expected
-    ones were found too rarely; `abundant` bool[m]: which of those found were found too often.
-    """
-
-    missing: int
-    extra: int
-    scarce: npt.NDArray[np.bool_]
-    abundant: npt.NDArray[np.bool_]
-
-
-def compare(expected: Digests, found: Digests) -> Difference:
-    """Expected sequences, n digests, against those found, m digests; in any order."""
-    rows = np.concatenate((expected, found))
-    order = np.lexsort((rows[:, 1], rows[:, 0]))
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
-    group = np.empty(len(rows), dtype=np.int64)
-    group[order] = np.cumsum(first) - 1
-    sizes = np.bincount(group)
-    lacking = np.bincount(group[: len(expected)], minlength=len(sizes)) * 2 - sizes
-    return Difference(
-        missing=int(lacking[lacking > 0].sum()),
-        extra=int(-lacking[lacking < 0].sum()),
-        scarce=lacking[group[: len(expected)]] > 0,
-        abundant=lacking[group[len(expected) :]] < 0,
-    )

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from packing.documents import read_document
 from packing.errors import InputError, ObjectNotFoundError, StowageError
 from packing.jsonio import digest
 from packing.ports import Storage
 from packing.recipe import (
-    SCHEMA_VERSION,
     dataset_input_id,
     derived_statistics,
     fingerprint_of,
@@ -24,72 +22,10 @@ from packing.recipe import (
     partition_input_id,
     recipe_from_json,
 )
-from packing.shape import COUNT, DIGEST, FLAG, INTEGER, RANGE, REAL, SIZE, TEXT, Shape, exactly, shape_problems
+from packing.recipe_shape import document_problems
 from packing.solvers.check import check_certificate, check_strategies
 from packing.tfrecord import FRAME_BYTES
 from packing.types import ListedShard, Partition, Recipe, merge_strategies
-
-LOWER_BOUND_METHODS = (
-    "tokens",
-    "sequences",
-    "tokens, long sequences",
-    "sequences, long sequences",
-    "column generation",
-)
-
-_STRATEGIES: Shape = [{"lengths": [COUNT], "count": COUNT}]
-
-_SHAPE: Shape = {
-    "schema_version": exactly(SCHEMA_VERSION),
-    "input_id": DIGEST,
-    "recipe_id": DIGEST,
-    "producer": {"version": TEXT, "commit": TEXT, "lock_sha256": TEXT},
-    "parameters": {
-        "max_sequence_length": INTEGER,
-        "max_sequences_per_pack": INTEGER,
-        "max_predictions_per_sequence": INTEGER,
-        "solver": TEXT,
-        "seed": INTEGER,
-        "partition_bytes": INTEGER,
-    },
-    "dataset": {
-        "fingerprint": DIGEST,
-        "shards": [{"name": TEXT, "uri": TEXT, "size": SIZE, "etag": TEXT, "sha256": DIGEST, "sequences": SIZE}],
-    },
-    "histogram": {"max_sequence_length": COUNT, "counts": [SIZE]},
-    "strategies": _STRATEGIES,
-    "partitions": [
-        {
-            "input_id": DIGEST,
-            "digest": DIGEST,
-            "shards": [TEXT],
-            "records": RANGE,
-            "sequences": COUNT,
-            "strategies": _STRATEGIES,
-            "complete": FLAG,
-        }
-    ],
-    "rejected": [{"shard": TEXT, "record": SIZE, "offset": SIZE, "expected": TEXT, "found": TEXT}],
-    "statistics": {
-        "sequences": COUNT,
-        "rejected": SIZE,
-        "tokens": COUNT,
-        "packs": COUNT,
-        "partitions": COUNT,
-        "lower_bound": COUNT,
-        "gap": INTEGER,
-        "packing_efficiency": REAL,
-        "packing_factor": REAL,
-        "packing_factor_upper_bound": REAL,
-        "padding_tokens": SIZE,
-        "padding_tokens_unpacked": SIZE,
-        "lower_bound_method": TEXT,
-        "solve_seconds": REAL,
-        "solve_iterations": SIZE,
-        "time_limited": FLAG,
-    },
-    "certificate": {"prices": [SIZE], "best_pack_value": COUNT},
-}
 
 log = logging.getLogger(__name__)
 
@@ -127,17 +63,6 @@ def examine_recipe(storage: Storage, uri: str) -> tuple[Recipe | None, list[str]
     except InputError as exc:
         return None, [*problems, str(exc)]
     return recipe, problems + recipe_problems(recipe)
-
-
-def document_problems(document: Mapping[str, Any]) -> list[str]:
-    """Where a parsed JSON document is not of a recipe's shape, in words."""
-    problems = list(shape_problems(document, _SHAPE))
-    if not problems and document["histogram"]["max_sequence_length"] != len(document["histogram"]["counts"]):
-        problems.append(
-            f"histogram: expected as many counts as its max_sequence_length "
-            f"{document['histogram']['max_sequence_length']}, found {len(document['histogram']['counts'])}"
-        )
-    return problems
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
@@ -200,8 +125,10 @@ def _partitions(recipe: Recipe) -> Iterator[str]:
     """Each partition by itself: its digests, its sequences, its order among the others."""
     shards = {shard.name: shard for shard in recipe.shards}
     order = [(partition.shards, partition.records or (0, 0)) for partition in recipe.partitions]
-    if order != sorted(order) or (not recipe.shards and len(order) > 1):
-        yield "partitions: expected one for a histogram, or those of a dataset in the order of their shards"
+    if order != sorted(order):
+        yield "partitions: expected them in the order of their shards, found otherwise"
+    if not recipe.shards and [partition.records for partition in recipe.partitions] != [None]:
+        yield "partitions: expected one, without records, as the recipe names no raw shards"
     for partition in recipe.partitions:
         where = f"partition {partition.digest}"
         if unknown := [name for name in partition.shards if name not in shards]:
@@ -290,8 +217,6 @@ def _packing(recipe: Recipe) -> Iterator[str]:
 
 def _statistics(recipe: Recipe) -> Iterator[str]:
     found, parameters = recipe.statistics, recipe.parameters
-    if found["lower_bound_method"] not in LOWER_BOUND_METHODS:
-        yield f"statistics.lower_bound_method: expected one of {LOWER_BOUND_METHODS}, found another"
     if not found["time_limited"] and not all(partition.complete for partition in recipe.partitions):
         yield "statistics.time_limited: expected true, as a partition is not complete, found false"
     if recipe.histogram.max_sequence_length != parameters.max_sequence_length:

@@ -19,10 +19,11 @@ from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.manifest import read_manifest
 from packing.parallel import StageMap
 from packing.ports import Storage
-from packing.readback import Digests, PackedContent, RawContent, compare, read_packed, read_raw
+from packing.readback import PackedContent, RawContent, read_packed, read_raw
 from packing.recipe import recipe_uri
 from packing.recipe_checks import examine_recipe
 from packing.scan import list_raw_shards
+from packing.sequence_digests import Digests, compare
 from packing.types import Manifest, Recipe, Rejection, Strategy, merge_strategies
 
 
@@ -44,7 +45,7 @@ def verify_dataset(storage: Storage, stage_map: StageMap, manifest_uri: str, sou
         manifest = read_manifest(storage, manifest_uri)
     except InputError as exc:
         raise VerificationError(str(exc)) from exc
-    packed = list(stage_map(partial(read_packed, manifest=manifest), manifest.shards))
+    packed = list(stage_map(partial(read_packed, limits=limits_of(manifest)), manifest.shards))
     recipe_check, recipe = _check_recipe(storage, manifest_uri, manifest, packed)
     checks = [_check_shards(manifest, packed), recipe_check]
     if source is not None:
@@ -89,12 +90,21 @@ def _check_recipe(
     return check, recipe
 
 
+def limits_of(manifest: Manifest) -> dict[str, int]:
+    """L, K and P by their names."""
+    return {
+        "max_sequence_length": manifest.max_sequence_length,
+        "max_sequences_per_pack": manifest.max_sequences_per_pack,
+        "max_predictions_per_sequence": manifest.max_predictions_per_sequence,
+    }
+
+
 def recipe_of_manifest_problems(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
     """How a recipe is not the one that a manifest names."""
     if recipe.recipe_id != manifest.recipe_id:
         yield f"recipe_id: expected {manifest.recipe_id} as in the manifest, found {recipe.recipe_id}"
-    for name in ("max_sequence_length", "max_sequences_per_pack", "max_predictions_per_sequence"):
-        expected, found = getattr(manifest, name), getattr(recipe.parameters, name)
+    for name, expected in limits_of(manifest).items():
+        found = getattr(recipe.parameters, name)
         if expected != found:
             yield f"parameters.{name}: expected {expected} as in the manifest, found {found}"
 

@@ -50,7 +50,7 @@ def take_records(
 
     `crc32c` is an address (`packing.crc32c`), `rows` are the arrays of `Sequences` behind its content. Gives the
     position of the first record not taken, the new count and the new used, and how many bytes of content that record
-    may need if there was no room for it, else 0.
+    needs if there was no room for it, else 0.
     """
     starts, offsets, lengths, token_bytes, masked, masked_id_bytes, labels = rows
     spans = np.empty((7, 2), np.int64)
@@ -58,21 +58,21 @@ def take_records(
     position = begin
     while True:
         payload, payload_end = _payload(window, position, end, base, crc32c)
-        if payload < 0:
-            return position, count, used, 0
-        if count == len(starts) or payload_end - payload > len(content) - used:
-            return position, count, used, payload_end - payload
-        if not _find_features(window, payload, payload_end, spans):
+        if payload < 0 or not _find_features(window, payload, payload_end, spans):
             return position, count, used, 0
         sizes = _measure(window, spans)
-        copied = _copy(window, spans, sizes, content, used)
-        if copied < 0:
+        length, tokens_size, masked_count, masked_ids_size, label = sizes
+        if length < 0:
             return position, count, used, 0
-        starts[count] = used
-        offsets[count] = origin + position
-        lengths[count], token_bytes[count], masked[count], masked_id_bytes[count], labels[count] = sizes
+        size = tokens_size + length + masked_ids_size + 2 * masked_count
+        if count == len(starts) or size > len(content) - used:
+            return position, count, used, size
+        if not _copy(window, spans, sizes, content[used : used + size]):
+            return position, count, used, 0
+        starts[count], offsets[count], lengths[count], labels[count] = used, origin + position, length, label
+        token_bytes[count], masked[count], masked_id_bytes[count] = tokens_size, masked_count, masked_ids_size
         count += 1
-        used = copied
+        used += size
         position = payload_end + 4
 
 
@@ -220,7 +220,7 @@ def _measure(window: Bytes, spans: npt.NDArray[np.int64]) -> Sizes:
 
 @compiled
 def _leading(window: Bytes, begin: int, step: int, slots: int) -> int:
-    """Where in `slots` bytes, `step` apart, the first 0 is, if all before it are others and all behind it are 0."""
+    """Where in `slots` bytes, `step` apart, the first 0 is, provided that nothing but 0 follows it."""
     low, high = 0, slots
     while low < high:
         middle = (low + high) // 2
@@ -249,8 +249,9 @@ def _leading_weights(window: Bytes, begin: int, end: int) -> int:
     count = _leading(window, begin + 3, 4, (end - begin) // 4)
     ones = window[begin : begin + 4 * count]
     wrong = np.uint8(0)
-    for i in range(0, len(ones), 4):
-        wrong = np.uint8(wrong | ones[i] | ones[i + 1] | (ones[i + 2] ^ 0x80) | (ones[i + 3] ^ 0x3F))
+    for i in range(count):
+        low = ones[4 * i] | ones[4 * i + 1]
+        wrong = np.uint8(wrong | low | (ones[4 * i + 2] ^ 0x80) | (ones[4 * i + 3] ^ 0x3F))
     return count if wrong == 0 and _all_below(window, begin + 4 * count, end, 1) else -1
 
 
@@ -292,30 +293,26 @@ def _all_below(window: Bytes, begin: int, end: int, limit: int) -> bool:
 
 
 @compiled
-def _copy(window: Bytes, spans: npt.NDArray[np.int64], sizes: Sizes, content: Bytes, used: int) -> int:
-    """Copy the four pieces of a sequence to `content[used:]`; their end, or -1 for a sequence that is not valid."""
+def _copy(window: Bytes, spans: npt.NDArray[np.int64], sizes: Sizes, content: Bytes) -> bool:
+    """Fill `content` with the four pieces of a sequence; whether its masked positions are valid."""
     length, token_bytes, masked, masked_id_bytes, _ = sizes
-    if length < 0:
-        return -1
-    used = copy_bytes(window, spans[_IDS, 0], token_bytes, content, used)
-    used = copy_bytes(window, spans[_SEGMENTS, 0], length, content, used)
-    used = copy_bytes(window, spans[_MASKED_IDS, 0], masked_id_bytes, content, used)
+    at = copy_bytes(window, spans[_IDS, 0], token_bytes, content, 0)
+    at = copy_bytes(window, spans[_SEGMENTS, 0], length, content, at)
+    at = copy_bytes(window, spans[_MASKED_IDS, 0], masked_id_bytes, content, at)
     unused = (spans[_WEIGHTS, 1] - spans[_WEIGHTS, 0]) // 4 - masked
     position, end = spans[_POSITIONS, 0], spans[_POSITIONS, 1] - unused
-    for _ in range(masked):
+    for i in range(at, at + 2 * masked, 2):
         if position >= end:
-            return -1
+            return False
         value = int(window[position])
         if value < 0x80:
             position += 1
         else:
             value, position = _long_varint(window, position, end)
         if value >= length:
-            return -1
-        content[used] = value & 0xFF
-        content[used + 1] = (value >> 8) & 0xFF
-        used += 2
-    return used if position == end and _all_below(window, end, end + unused, 0x80) else -1
+            return False
+        content[i], content[i + 1] = value & 0xFF, (value >> 8) & 0xFF
+    return bool(position == end and _all_below(window, end, end + unused, 0x80))
 
 
 @compiled

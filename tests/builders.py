@@ -53,7 +53,7 @@ def raw_shard(sizes: Iterable[tuple[int, int]], *, seed: int = 0, compression: s
         for number, (length, masked) in enumerate(sizes)
     ]
     data = b"".join(records)
-    return {"": lambda b: b, "gzip": gzip.compress, "zlib": zlib.compress}[compression](data)
+    return {"": lambda b: b, "gzip": lambda b: gzip.compress(b, mtime=0), "zlib": zlib.compress}[compression](data)
 
 
 def random_sizes(count: int, *, seed: int, longest: int = 64, predictions: int = 10) -> list[tuple[int, int]]:

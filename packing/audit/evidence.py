@@ -25,6 +25,7 @@ from packing.scan import count_lengths, list_raw_shards, read_segments
 from packing.solve import histogram_of
 from packing.solvers.check import check_strategies
 from packing.types import Manifest, PackedShard, Parameters, Partition, RawShard, Recipe, ShardSummary, segments_of
+from packing.verify import limits_of
 from packing.write import partition_parts
 
 Findings = tuple[Iterable[str], str]
@@ -102,7 +103,7 @@ def gather(storage: Storage, stage_map: StageMap, manifest_uri: str, source: str
     summaries = [summary for _, summary, _ in examined]
     members = assign_partitions(summaries, parameters.partition_bytes) if parameters else []
     by_key = {(one.names, one.records): one for one in members}
-    packed = list(stage_map(partial(read_packed, manifest=manifest), manifest.shards)) if manifest else []
+    packed = list(stage_map(partial(read_packed, limits=limits_of(manifest)), manifest.shards)) if manifest else []
     return Evidence(
         manifest_uri=manifest_uri,
         manifest=manifest,

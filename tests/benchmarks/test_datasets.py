@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.datasets import log_normal_histograms, random_histogram, raw_data, shuffled_parts, tiny_raw_data
+from benchmarks.datasets import (
+    _long_varints,
+    log_normal_histograms,
+    random_histogram,
+    raw_data,
+    shuffled_parts,
+    tiny_raw_data,
+)
 from benchmarks.settings import MAX_PREDICTIONS_PER_SEQUENCE, MAX_SEQUENCE_LENGTH, QUICK, REPOSITORY, Bench
-from packing.example import read_sequence
+from packing.example import encode_example, read_sequence
 from packing.tfrecord import read_records
 from packing.types import Histogram
 
@@ -55,6 +62,17 @@ def test_a_shard_is_the_same_whatever_was_made_before_it(tmp_path: Path, data: P
     assert payloads(few) == payloads(many)[: len(payloads(few))]
     assert payloads(many) == payloads(again)
     assert len(list(many.iterdir())) == 4
+
+
+def test_only_tokens_of_several_bytes_are_changed() -> None:
+    tokens = {"all": [101, 300, 20000, 7, 30000, 0, 0], "few": [101, 103, 102, 24751, 102, 0, 0], "none": [101, 102, 0]}
+    found = {}
+    for name, ids in tokens.items():
+        other = np.full(9, 5000)  # what stands after a short list is not its
+        payload = encode_example({"input_ids": np.array(ids), "masked_lm_ids": other})
+        start = payload.index(bytes([101]))
+        found[name] = [offset - start for offset in _long_varints(payload, 2)]
+    assert found == {"all": [1, 3], "few": [3], "none": []}
 
 
 def test_a_tiny_shard_has_a_few_records(tmp_path: Path, data: Path) -> None:

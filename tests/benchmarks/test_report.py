@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import partitions, solvers
 from benchmarks.machine import machine_facts
 from benchmarks.report import Part, Table, at_least, at_most, markdown, not_measured, write_report
 from benchmarks.settings import QUICK, Bench
+from packing.solvers import solve
+from packing.types import Histogram
 
 SIZES = replace(QUICK, log_normal_sequences=20_000, random_histograms=3)
 
@@ -78,15 +81,15 @@ def test_without_published_histograms_the_report_says_so(tmp_path: Path) -> None
 def test_with_histograms_every_solver_has_its_row(tmp_path: Path) -> None:
     folder = tmp_path / "histograms"
     folder.mkdir()
-    counts = [0] * 20 + [7, 0, 30, 12, 9, 4, 100, 0, 2, 61] * 2 + [900]
+    counts = [0] * 3 + np.random.default_rng(126).integers(0, 40, 37).tolist()
     for name in ("wikipedia_bert_512", "squad_1_1_bert_384"):
         (folder / f"{name}.json").write_text(json.dumps({"max_sequence_length": len(counts), "counts": counts}))
     sizes = replace(
         SIZES,
         with_nnls=True,
-        partition_sequences=(100, 50_000),
-        shuffled_sequences=1000,
-        smallest_shuffled_sequences=500,
+        partition_sequences=(50, 50_000),
+        shuffled_sequences=None,
+        smallest_shuffled_sequences=150,
     )
     bench = Bench(sizes, tmp_path, tmp_path)
     part = solvers.measure(bench)
@@ -95,7 +98,12 @@ def test_with_histograms_every_solver_has_its_row(tmp_path: Path) -> None:
         ("Wikipedia 512", 3, solver) for solver in ("optimal", "nnls", "spfhp", "lpfhp")
     ]
     packs, bound = wikipedia.columns.index("packs"), wikipedia.columns.index("lower bound")
+    proven = solve(Histogram(tuple(counts)), 3).lower_bound
+    assert {row[bound] for row in wikipedia.rows[:4]} == {proven}
+    assert proven > solve(Histogram(tuple(counts)), 3, "lpfhp").lower_bound
     assert all(row[packs] >= row[bound] for row in wikipedia.rows)
     price = partitions.measure(bench).tables[1]
-    assert [row[:3] for row in price.rows] == [(100, 5, 500), (50_000, 1, 1000)]
-    assert [row[3] - row[4] == row[5] for row in price.rows] == [True, True]
+    assert [row[:3] for row in price.rows] == [(50, 3, 150), (50_000, 1, sum(counts))]
+    for row in price.rows:
+        assert row[3] - row[4] == row[5] == round(row[6] / 100 * row[4])
+    assert 0 < price.rows[0][6] < 50

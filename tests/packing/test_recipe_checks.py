@@ -24,7 +24,8 @@ from packing.recipe import (
     recipe_from_json,
     recipe_to_json,
 )
-from packing.recipe_checks import LOWER_BOUND_METHODS, document_problems, examine_recipe, recipe_problems
+from packing.recipe_checks import examine_recipe, recipe_problems
+from packing.recipe_shape import LOWER_BOUND_METHODS, document_problems
 from packing.solvers import solve
 from packing.types import (
     Histogram,
@@ -153,13 +154,17 @@ def test_an_alteration_anywhere_is_found_in_words_or_means_the_same(altered: tup
         (("statistics", "packs"), 10**400, "statistics.packs: expected"),
         (("statistics", "gap"), 0.0, "statistics.gap: expected an integer, found 0.0"),
         (("statistics", "time_limited"), 0, "statistics.time_limited: expected true or false, found 0"),
-        (("statistics", "lower_bound_method"), "faith", "lower_bound_method: expected one of"),
+        (("statistics", "lower_bound_method"), "faith", "statistics.lower_bound_method: expected one of 'tokens', "),
         (("schema_version",), True, "schema_version: expected 1, found True"),
         (("histogram", "max_sequence_length"), 17, "as many counts as its max_sequence_length 17, found 16"),
         (("producer",), "me", "producer: expected an object with version, commit, lock_sha256, found 'me'"),
         (("parameters", "seed"), -1, "seed: expected an integer from 0"),
         (("parameters", "seed"), 1, "input_id: expected"),
         (("dataset", "shards", 1, "uri"), "/other/b", "URIs of one source"),
+        (("dataset", "shards", 1, "uri"), "/raw/", "URIs of one source"),
+        (("partitions", 0, "digest"), "0" * 64, "its digests do not follow"),
+        (("partitions", 0, "input_id"), "0" * 64, "its digests do not follow"),
+        (("partitions", 1, "records"), None, "partitions: d: expected to be alone in those that hold ranges"),
         (("dataset", "shards", 1, "sequences"), 8, "expected 16 sequences from its shards, found 17 stated"),
         (("rejected", 0, "shard"), "z", "rejected: z: record 0 at offset 0: expected a listed raw shard"),
         (("rejected", 1, "record"), 10, "expected a record of the shard, found only 10 there"),
@@ -173,8 +178,49 @@ def test_what_is_wrong_is_named(path: tuple[Any, ...], value: Any, words: str) -
     document = copy.deepcopy(RECIPES["of a dataset"])
     assert at(document, path) != value or type(at(document, path)) is not type(value)
     at(document, path[:-1])[path[-1]] = value
+    document["recipe_id"] = recipe_id_of(document)
     _, problems = examine(json.dumps(document).encode())
     assert words in "; ".join(problems)
+
+
+def recipe_id_of(document: Any) -> str:
+    return digest({name: document[name] for name in ("input_id", "strategies", "partitions")})
+
+
+def redo_digests(document: Any) -> None:
+    """Those of the partitions and the recipe_id, so that they do not betray what was altered."""
+    for entry in document["partitions"]:
+        contents = {name: digest(name) for name in entry["shards"]}
+        entry["input_id"] = partition_input_id(PARAMETERS, contents, entry["records"] and tuple(entry["records"]))
+        entry["digest"] = digest({"input_id": entry["input_id"], "strategies": entry["strategies"]})
+    document["recipe_id"] = recipe_id_of(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (("partitions",), "in the order of their shards"),
+        (("partitions", 0, "strategies"), "expected its strategies sorted"),
+        (("partitions", 0, "shards"), "expected raw shards, each once and in order"),
+        (("dataset", "shards"), "dataset.shards: expected each name once and in order"),
+        (("rejected",), "rejected: expected each record once and in order"),
+        (("strategies",), "strategies: not the sum"),
+    ],
+)
+def test_there_is_one_order(path: tuple[Any, ...], words: str) -> None:
+    document = copy.deepcopy(RECIPES["of a dataset"])
+    at(document, path).reverse()
+    redo_digests(document)
+    _, problems = examine(json.dumps(document).encode())
+    assert words in "; ".join(problems)
+
+
+def test_a_histogram_has_one_partition_without_records() -> None:
+    document = copy.deepcopy(RECIPES["of a histogram"])
+    document["partitions"][0]["records"] = [1, 2]
+    document["recipe_id"] = recipe_id_of(document)
+    _, problems = examine(json.dumps(document).encode())
+    assert problems == ["partitions: expected one, without records, as the recipe names no raw shards"]
 
 
 def change_ranges(*ranges: tuple[int, int]) -> Callable[[Any], None]:
@@ -200,11 +246,7 @@ def test_ranges_hold_every_record_once(ranges: tuple[tuple[int, int], ...], word
     """The partitions' digests are made right again, so that only their ranges can be wrong."""
     document = copy.deepcopy(RECIPES["of a dataset"])
     change_ranges(*ranges)(document)
-    for entry in document["partitions"]:
-        contents = {name: digest(name) for name in entry["shards"]}
-        entry["input_id"] = partition_input_id(PARAMETERS, contents, entry["records"] and tuple(entry["records"]))
-        entry["digest"] = digest({"input_id": entry["input_id"], "strategies": entry["strategies"]})
-    document["recipe_id"] = digest({name: document[name] for name in ("input_id", "strategies", "partitions")})
+    redo_digests(document)
     _, problems = examine(json.dumps(document).encode())
     assert (words in "; ".join(problems)) if words else not problems
 
@@ -240,10 +282,26 @@ def test_every_method_that_solvers_name_is_known() -> None:
     assert methods <= set(LOWER_BOUND_METHODS)
 
 
+def test_a_field_that_stands_twice_is_refused() -> None:
+    text = recipe_bytes(histogram_recipe()).replace(b'"input_id"', b'"input_id": "", "input_id"', 1)
+    assert json.loads(text) == RECIPES["of a histogram"]
+    (problem,) = examine(text)[1]
+    assert "a field twice" in problem
+
+
+def test_only_the_solver_with_a_time_limit_can_be_cut_short() -> None:
+    document = copy.deepcopy(RECIPES["of a histogram"])
+    document["partitions"][0]["complete"] = False
+    document["statistics"]["time_limited"] = True
+    document["parameters"]["solver"] = "spfhp"
+    document["recipe_id"] = recipe_id_of(document)
+    assert "the solver spfhp knows no time limit" in "; ".join(examine(json.dumps(document).encode())[1])
+
+
 def test_a_partition_cut_short_must_be_told() -> None:
     document = copy.deepcopy(RECIPES["of a dataset"])
     document["partitions"][0]["complete"] = False
-    document["recipe_id"] = digest({name: document[name] for name in ("input_id", "strategies", "partitions")})
+    document["recipe_id"] = recipe_id_of(document)
     recipe = recipe_from_json(document, "/r.json")
     assert recipe_problems(recipe) == [
         "statistics.time_limited: expected true, as a partition is not complete, found false"
