@@ -139,7 +139,7 @@ class Fuzzer:
         window[:] = np.frombuffer(data, np.uint8)
         window = window.view()
         window.flags.writeable = False
-        room = len(data) if random.random() < 0.8 else int(random.integers(0, len(data)))
+        room = len(data) if random.random() < 0.8 else int(random.integers(len(data) + 1))
         content = self.content.at_the_end(room)
         rows = {
             name: self.rows[name].at_the_end(3 * np.dtype(kind).itemsize).view(kind) for name, kind in ROW_TYPES.items()

@@ -186,7 +186,7 @@ def _checked(checks: Sequence[Check], word: str) -> dict[str, Any]:
 
 
 def _result(recipe: Recipe) -> dict[str, Any]:
-    names = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
+    names = ("sequences", "rejected", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
     return {"recipe_id": recipe.recipe_id, **{name: recipe.statistics[name] for name in names}}
 
 
@@ -270,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         "--spool-bytes",
         type=int,
         metavar="N",
-        help="keep N bytes of sequences in the temporary folder, to read nothing from S3 twice [half of its free space]",
+        help="keep N bytes of sequences in the temporary folder, to read S3 only once [half of its free space]",
     )
     sub.add_argument(
         "--tracking-uri",

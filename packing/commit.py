@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from packing.documents import read_cached, write_cached
@@ -48,17 +48,17 @@ def _from_pointer(document: Any) -> tuple[str, str, dict[str, str]]:
     return document["recipe_id"], document["manifest_digest"], dict(document["etags"])
 
 
-def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
-    """Check that every partition of `recipe` is complete, then store the manifest and the pointers to it.
+def commit(
+    storage: Storage, destination: str, recipe: Recipe, written: Mapping[str, Sequence[StoredShard]]
+) -> Manifest:
+    """Store the manifest of the packed shards `written`, by partition digest, and the pointers to it.
 
     Raises VerificationError, and stores nothing, if anything is missing or does not add up to the recipe.
     """
-    stored: list[StoredShard] = []
-    for partition in recipe.partitions:
-        written = read_written(storage, partition, destination=destination)
-        if written is None:
-            raise VerificationError(f"partition {partition.digest}: its packed shards are incomplete; refresh again")
-        stored.extend(written)
+    missing = [partition.digest for partition in recipe.partitions if partition.digest not in written]
+    if missing:
+        raise VerificationError(f"partition {missing[0]}: its packed shards are incomplete; refresh again")
+    stored = [shard for partition in recipe.partitions for shard in written[partition.digest]]
     parameters = recipe.parameters
     manifest = Manifest(
         recipe_id=recipe.recipe_id,
@@ -83,6 +83,12 @@ def commit(storage: Storage, destination: str, recipe: Recipe) -> Manifest:
     write_cached(storage, _input_uri(destination, recipe.input_id), pointer)
     storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
     return manifest
+
+
+def find_written(storage: Storage, destination: str, recipe: Recipe) -> dict[str, tuple[StoredShard, ...]]:
+    """The packed shards of those partitions of `recipe` that are complete in the store."""
+    found = {p.digest: read_written(storage, p, destination=destination) for p in recipe.partitions}
+    return {partition: shards for partition, shards in found.items() if shards is not None}
 
 
 def manifest_uri(destination: str, recipe_id: str) -> str:

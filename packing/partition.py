@@ -20,7 +20,7 @@ _BITS = 256
 
 @dataclass(frozen=True)
 class Members:
-    """What one partition is made of: summaries of its shards, sorted by name, with only those segments that are its own.
+    """What one partition is made of: summaries of its shards, sorted by name, with only its own segments.
 
     `records` is the range of records of the one shard that is divided, or None.
     """

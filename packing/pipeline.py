@@ -84,15 +84,16 @@ def refresh(
     # The largest first, so that no worker is left with a large one at the end.
     work.sort(key=lambda item: -item[1].compact_bytes)
     write = partial(write_if_missing, destination=destination, parameters=parameters, spool=stages.spool)
-    written = tracked(progress, "write", stages.work(write, work), len(work))
-    manifest = commit(storage, destination, recipe)
+    done = tracked(progress, "write", stages.work(write, work), len(work))
+    written = {partition.digest: result.shards for (partition, _), result in zip(work, done, strict=True)}
+    manifest = commit(storage, destination, recipe, written)
     return Refresh(
         recipe,
         manifest,
         manifest_uri(destination, recipe.recipe_id),
         unchanged=False,
         shards_scanned=len(new),
-        partitions_written=sum(written),
+        partitions_written=sum(result.new for result in done),
     )
 
 

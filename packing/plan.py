@@ -73,4 +73,3 @@ def _deal(partition: Partition, lengths: _Ints, seed: int) -> npt.NDArray[np.int
     if dealt != len(lengths):
         raise VerificationError(f"partition {partition.digest}: expected {len(lengths)} sequences, dealt {dealt}")
     return packs
-

@@ -108,9 +108,10 @@ def _take_slowly(
     payload = frame[_HEADER.size : -_FOOTER.size].tobytes()
     (crc,) = _FOOTER.unpack_from(frame.data, len(frame) - _FOOTER.size)
     found = masked_crc(payload)
+    if crc != found:
+        on_bad(_bad(shard, at, f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)"))
+        return
     try:
-        if crc != found:
-            raise ContentError(f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)")
         buffer.append(read_sequence(payload), at.offset)
     except ContentError as exc:
         on_bad(_bad(shard, at, exc.expected, exc.found))

@@ -21,9 +21,10 @@ from packing.content import Hasher, read_content
 from packing.documents import read_cached, write_cached
 from packing.errors import InputError, ObjectNotFoundError, RecordError
 from packing.jsonio import digest
+from packing.memory import borrowed_buffer
 from packing.ports import Storage
 from packing.records import MAX_RECORD_BYTES, Stop, take_records
-from packing.sequences import SequenceBuffer, Sequences
+from packing.sequences import Sequences
 from packing.spool import Spool
 from packing.types import RawShard, Rejection, Segment, SegmentIndex, ShardSummary
 
@@ -106,16 +107,16 @@ def read_segments(
             raise error
         rejected.append(Rejection(shard.name, error.record, error.offset, error.expected, error.found))
 
-    buffer = SequenceBuffer()
     chunks = read_content(storage, shard, hasher=hasher)
     first = Stop(0, 0)
-    for stop in take_records(shard.uri, chunks, buffer, on_bad, segment_bytes=SEGMENT_BYTES):
-        sequences = buffer.sequences()
-        if keep:
-            keep(len(segments), sequences)
-        segments.append(_summarize(len(segments), sequences, first, stop))
-        buffer.clear()
-        first = stop
+    with borrowed_buffer() as buffer:
+        for stop in take_records(shard.uri, chunks, buffer, on_bad, segment_bytes=SEGMENT_BYTES):
+            sequences = buffer.sequences()
+            if keep:
+                keep(len(segments), sequences)
+            segments.append(_summarize(len(segments), sequences, first, stop))
+            buffer.clear()
+            first = stop
     return tuple(segments), tuple(rejected)
 
 

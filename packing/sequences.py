@@ -122,7 +122,7 @@ class SequenceBuffer:
             )
             if not missing:
                 return begin
-            self._reserve(1, missing)
+            self.reserve(1, missing)
 
     def append(self, sequence: RawSequence, offset: int) -> None:
         """Append one sequence that was read in another way; `offset` as in `Sequences`."""
@@ -136,7 +136,7 @@ class SequenceBuffer:
 
     def extend(self, other: Sequences) -> None:
         """Append all of `other`, by copying its arrays."""
-        self._reserve(len(other), len(other.content))
+        self.reserve(len(other), len(other.content))
         added = slice(self._count, self._count + len(other))
         for name, rows in self._rows.items():
             rows[added] = getattr(other, name)
@@ -145,7 +145,8 @@ class SequenceBuffer:
         self._count += len(other)
         self._used += len(other.content)
 
-    def _reserve(self, rows: int, content: int) -> None:
+    def reserve(self, rows: int, content: int) -> None:
+        """Make room for so many rows and bytes of content behind those that there are."""
         self._rows = {name: _grown(array, self._count, rows) for name, array in self._rows.items()}
         self._content = _grown(self._content, self._used, content)
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from packing.sequences import ROW_TYPES, SequenceBuffer, Sequences
+
+_CRC_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class Spool:
         rows = [getattr(sequences, row) for row in ROW_TYPES]
         if self._used() + len(sequences.content) + sum(array.nbytes for array in rows) > self.capacity:
             return
+        content = (np.array([len(sequences)]), *rows, sequences.content)
+        crc = reduce(lambda crc, array: zlib.crc32(array.data, crc), content, 0)
         temporary = Path(self.folder) / f"{secrets.token_hex(8)}.part"
         try:
             with temporary.open("wb") as file:
-                for array in (np.array([len(sequences)]), *rows, sequences.content):
+                for array in (np.array([crc]), *content):
                     file.write(array.data)
             temporary.replace(self._path(name))
         except OSError:
@@ -41,12 +47,18 @@ class Spool:
             temporary.unlink(missing_ok=True)
 
     def holds(self, name: str) -> bool:
-        """Whether sequences are kept by this name."""
-        return self._path(name).is_file()
+        """Whether sequences are kept by this name, whole and undamaged."""
+        if not self._path(name).is_file():
+            return False
+        data = self._read(name)
+        return len(data) > _CRC_BYTES and zlib.crc32(data[_CRC_BYTES:].data) == int(data[:_CRC_BYTES].view(np.int64)[0])
 
     def load(self, name: str, buffer: SequenceBuffer) -> None:
-        """Append what is kept by this name to `buffer`."""
-        buffer.extend(Sequences(**dict(_arrays(np.memmap(self._path(name), np.uint8, "r")))))
+        """Append to `buffer` what is held by this name."""
+        buffer.extend(Sequences(**dict(_arrays(self._read(name)[_CRC_BYTES:]))))
+
+    def _read(self, name: str) -> npt.NDArray[np.uint8]:
+        return np.memmap(self._path(name), np.uint8, "r")
 
     def _path(self, name: str) -> Path:
         return Path(self.folder) / name
@@ -57,7 +69,7 @@ class Spool:
 
 
 def _arrays(data: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Views of what `save` wrote, by name."""
+    """Views of what `save` wrote behind the checksum, by name."""
     position = 8
     count = int(data[:position].view(np.int64)[0])
     for name, dtype in ROW_TYPES.items():

@@ -79,8 +79,9 @@ class Rejection:
 class Segment:
     """A run of whole records of a raw shard, the unit in which its index is kept and in which a large shard is divided.
 
-    `number` counts the shard's segments from 0; `start` and `stop` are byte offsets in the uncompressed shard, `compact_bytes` the size of its sequences without
-    padding (`packing.sequences`). `lengths` are (length, count, most masked tokens of one of them), ascending by length.
+    `number` counts the shard's segments from 0. `start` and `stop` are byte offsets in the uncompressed shard,
+    `compact_bytes` is the size of its sequences without padding (`packing.sequences`), `lengths` are (length, count,
+    most masked tokens of one of them), ascending by length.
     """
 
     number: int

@@ -21,6 +21,7 @@ from packing.assemble import assemble_packs, pack_sizes
 from packing.content import read_content
 from packing.documents import read_cached, write_cached
 from packing.errors import ObjectChangedError, RecordError, VerificationError
+from packing.memory import borrowed_arrays, borrowed_buffer
 from packing.partition import Members
 from packing.plan import plan_partition
 from packing.ports import Storage
@@ -31,6 +32,8 @@ from packing.spool import Spool
 from packing.types import PackedShard, Parameters, Partition, ShardSummary, StoredShard
 
 PACKED_SHARD_BYTES = 64 * 1024 * 1024
+STORES_AT_ONCE = 2
+"""Packed shards of a partition that are being stored while the next one is put together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,14 @@ class Part:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Written:
+    """The packed shards of a partition, and whether they had to be written."""
+
+    shards: tuple[StoredShard, ...]
+    new: bool
+
+
 def write_if_missing(
     storage: Storage,
     work: tuple[Partition, Members],
@@ -51,13 +62,13 @@ def write_if_missing(
     destination: str,
     parameters: Parameters,
     spool: Spool | None = None,
-) -> bool:
-    """Write the partition unless the store holds it completely; whether it was written."""
+) -> Written:
+    """Write the partition unless the store holds it completely."""
     partition, members = work
-    if read_written(storage, partition, destination=destination) is not None:
-        return False
-    write_partition(storage, partition, members, destination=destination, parameters=parameters, spool=spool)
-    return True
+    if found := read_written(storage, partition, destination=destination):
+        return Written(found, new=False)
+    shards = write_partition(storage, partition, members, destination=destination, parameters=parameters, spool=spool)
+    return Written(shards, new=True)
 
 
 def write_partition(
@@ -77,11 +88,11 @@ def write_partition(
     folder = _folder(destination, partition)
     parts = partition_parts(storage, partition, members, parameters, spool)
     written: list[StoredShard] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="store") as executor:
+    with ThreadPoolExecutor(STORES_AT_ONCE, thread_name_prefix="store") as executor:
         storing: deque[Future[StoredShard]] = deque()
         for part in parts:
             storing.append(executor.submit(_store, storage, folder, part))
-            if len(storing) == 2:
+            if len(storing) > STORES_AT_ONCE:
                 written.append(storing.popleft().result())
         written.extend(future.result() for future in storing)
     _check_totals(partition, members, written)
@@ -93,20 +104,26 @@ def write_partition(
 def partition_parts(
     storage: Storage, partition: Partition, members: Members, parameters: Parameters, spool: Spool | None = None
 ) -> Iterator[Part]:
-    """The packed shards of a partition in order, nothing stored; a part is valid until the second one after it."""
-    buffer = SequenceBuffer(sum(summary.records for summary in members.summaries), members.compact_bytes)
-    for summary in members.summaries:
-        _read_sequences(storage, summary, buffer, spool)
-    sequences = buffer.sequences()
-    plan = plan_partition(partition, sequences.lengths, sequences.masked, parameters)
-    sizes = pack_sizes(sequences, plan.packs, parameters)
-    ends = _part_ends(sizes)
-    outputs = [np.empty(max(sizes[a:b].sum() for a, b in ends), dtype=np.uint8) for _ in range(min(len(ends), 2))]
-    for number, (start, end) in enumerate(ends):
-        packs = plan.packs[start:end]
-        content = assemble_packs(sequences, packs, parameters, out=outputs[number % 2])
-        held = packs[packs >= 0]
-        yield Part(number, content, len(packs), len(held), int(sequences.lengths[held].sum(dtype=np.int64)))
+    """The packed shards of a partition in order, nothing stored.
+
+    A part is valid until STORES_AT_ONCE more were given and the next is asked for, the last ones until another
+    partition's are.
+    """
+    records = sum(summary.records for summary in members.summaries)
+    with borrowed_buffer(records, members.compact_bytes) as buffer:
+        for summary in members.summaries:
+            _read_sequences(storage, summary, buffer, spool)
+        sequences = buffer.sequences()
+        plan = plan_partition(partition, sequences.lengths, sequences.masked, parameters)
+        sizes = pack_sizes(sequences, plan.packs, parameters)
+        ends = _part_ends(sizes)
+        largest = int(max(sizes[start:end].sum() for start, end in ends))
+        with borrowed_arrays(min(len(ends), STORES_AT_ONCE + 1), largest) as outputs:
+            for number, (start, end) in enumerate(ends):
+                packs = plan.packs[start:end]
+                content = assemble_packs(sequences, packs, parameters, out=outputs[number % len(outputs)])
+                held = packs[packs >= 0]
+                yield Part(number, content, len(packs), len(held), int(sequences.lengths[held].sum(dtype=np.int64)))
 
 
 def _read_sequences(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer, spool: Spool | None) -> None:

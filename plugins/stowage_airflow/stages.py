@@ -163,14 +163,14 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
                 "partition %s: %d packs %s",
                 partition.digest[:12],
                 partition.packs,
-                "written" if written else "reused",
+                "written" if written.new else "reused",
             )
 
 
 def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
     """Check that all partitions are there, store the manifest and tell MLflow; `recipe_id` and `manifest`."""
     from packing.commit import commit as commit_recipe
-    from packing.commit import manifest_uri
+    from packing.commit import find_written, manifest_uri
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
@@ -181,7 +181,7 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
         if not solved["unchanged"]:
             # Told first: once the manifest exists, a retry finds nothing changed and emits no event.
             open_tracker().open_run(solved["run_id"]).set_tags({"stowage.manifest": uri})
-            commit_recipe(storage, destination, recipe)
+            commit_recipe(storage, destination, recipe, find_written(storage, destination, recipe))
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     return {"recipe_id": recipe.recipe_id, "manifest": uri}

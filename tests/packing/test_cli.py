@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from packing.cli import main
+from packing.tfrecord import encode_record
 from tests.builders import random_sizes, raw_shard
 
 LIMITS = ("--max-sequence-length", "64", "--max-predictions-per-sequence", "10", "--workers", "1")
@@ -52,6 +53,34 @@ def test_run_then_verify(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     status, verified, errors = status_and_result(capsys, "verify", manifest, "--json", "--workers", "1")
     assert (status, verified["verified"]) == (4, False)
     assert str(shard) in errors
+
+
+def test_run_then_audit(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = encode_record(b"no example")
+    (raw / "part-1").write_bytes((raw / "part-1").read_bytes() + bad)
+    run = ("run", str(raw), str(tmp_path / "out"), *LIMITS, "--json")
+    status, failed, _ = status_and_result(capsys, *run)
+    assert (status, failed["exit_status"]) == (3, 3)
+    assert f"{raw}/part-1: record 20 at offset " in str(failed["error"])
+    status, result, _ = status_and_result(capsys, *run, "--max-rejected", "1")
+    assert (status, result["sequences"], result["rejected"]) == (0, 60, 1)
+    audit = ("audit", str(result["manifest"]), "--source", str(raw), "--workers", "1", "--json")
+    status, audited, _ = status_and_result(capsys, *audit)
+    assert (status, audited["audited"]) == (0, True)
+    assert len(audited["checks"]) == 12  # type: ignore[arg-type]  # a list
+    (raw / "part-1").write_bytes((raw / "part-0").read_bytes())
+    status, audited, errors = status_and_result(capsys, *audit)
+    assert (status, audited["audited"]) == (4, False)
+    assert "raw shards as listed" in errors
+
+
+def test_scan_counts_what_it_leaves_out(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("part-0", "part-2"):
+        (raw / name).write_bytes(encode_record(b"no example") + (raw / name).read_bytes())
+    scan = ("scan", str(raw), "--workers", "1", "--json", "--max-rejected")
+    status, result, _ = status_and_result(capsys, *scan, "2")
+    assert (status, result["sequences"], result["rejected"]) == (0, 60, 2)
+    assert status_and_result(capsys, *scan, "1")[0] == 3
 
 
 def test_a_relative_path_and_another_working_directory_find_the_same_dataset(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +63,7 @@ def test_a_divided_shard_is_covered_record_by_record(shards: list[ShardSummary])
         if ranges and all(segment.sequences for segment in shard.segments):
             assert ranges[0][0] == 0
             assert ranges[-1][1] == shard.records
-            assert all(before[1] == after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+            assert all(before[1] == after[0] for before, after in pairwise(ranges))
             assert set(shard.rejected) <= set(kept)
 
 

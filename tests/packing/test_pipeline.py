@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from packing import recipe, scan, write
 from packing.adapters import open_storage
-from packing.commit import commit
+from packing.commit import commit, find_written
 from packing.errors import InputError, ObjectChangedError, RecordError, StowageError, UsageError
 from packing.example import encode_example
 from packing.parallel import process_pool, serial
@@ -257,7 +257,7 @@ def test_a_replaced_raw_shard_stops_the_write_and_leaves_no_manifest() -> None:
     with pytest.raises(ObjectChangedError, match="/raw/part-3"):
         write_partition(storage, partition, members, destination="/out", parameters=SMALL)
     with pytest.raises(StowageError, match="incomplete"):
-        commit(storage, "/out", recipe)
+        commit(storage, "/out", recipe, find_written(storage, "/out", recipe))
     assert not manifests(storage)
 
 
@@ -277,7 +277,12 @@ def test_masked_tokens_that_fit_nowhere_are_found_before_anything_is_written() -
         ({"a": b""}, SMALL, InputError, "expected at least one sequence"),
         ({"a": b"no tfrecord at all"}, SMALL, RecordError, "/raw/a: record 0 at offset 0"),
         ({"a": raw_shard([(9, 1)] * 5)[:-3]}, SMALL, RecordError, "/raw/a: record 4"),
-        ({"a": raw_shard([(64, 1)])}, Parameters(max_sequence_length=63), RecordError, r"at most 63 tokens \(max_sequence_length\), found 64"),
+        (
+            {"a": raw_shard([(64, 1)])},
+            Parameters(max_sequence_length=63),
+            RecordError,
+            r"at most 63 tokens \(max_sequence_length\), found 64",
+        ),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_manifest(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from packing.sequences import ROW_TYPES, SequenceBuffer, Sequences
 from packing.spool import Spool
@@ -31,6 +34,23 @@ def test_what_is_kept_is_loaded(tmp_path: Path, sizes: list[tuple[int, int]]) ->
     for name in ROW_TYPES.keys() - {"starts"}:
         assert np.array_equal(getattr(loaded, name), np.tile(getattr(sequences, name), 2))
     assert loaded.content.tobytes() == sequences.content.tobytes() * 2
+
+
+@given(st.data())
+def test_what_was_damaged_is_not_held(data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        spool = Spool(folder, 10**6)
+        spool.save("one", sequences_of([(20, 3), (5, 1)]))
+        path = Path(folder) / "one"
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            del content[at:]
+            content = content or bytearray(1)
+        path.write_bytes(content)
+        assert not spool.holds("one")
 
 
 def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def test_other_features_beyond_the_seven_are_left(extra: bytes) -> None:
         ("input_mask", 0, 0),
         ("input_mask", 63, 1),
         ("input_ids", 3, -4),
+        ("input_ids", 19, -1),
         ("segment_ids", 3, 2),
         ("segment_ids", 3, 128),
         ("masked_lm_weights", 1, float("nan")),
@@ -249,6 +250,7 @@ def test_other_features_beyond_the_seven_are_left(extra: bytes) -> None:
         ("masked_lm_positions", 1, 20),
         ("masked_lm_positions", 1, -1),
         ("masked_lm_ids", 1, -1),
+        ("masked_lm_ids", 2, -1),
         ("next_sentence_labels", 0, 2),
     ],
 )
@@ -266,6 +268,16 @@ def test_a_missing_shorter_or_mistyped_feature_is_left(name: str) -> None:
     assert not is_taken(example({**GOOD, name: [*GOOD[name], type(GOOD[name][0])(0)]}))
     kind = int if name == "masked_lm_weights" else float
     assert not is_taken(example({**GOOD, name: [kind(value) for value in GOOD[name]]}))
+
+
+@pytest.mark.parametrize("name", ["input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids"])
+def test_padding_of_two_bytes_is_left(name: str) -> None:
+    same_slots = {**GOOD, name: [*GOOD[name][:-1], 200]}
+    assert same_sequence(read_sequence(example(same_slots)), read_sequence(example(GOOD)))
+    assert not is_taken(example(same_slots))
+    same_bytes = {**GOOD, name: [*GOOD[name][:-2], 200]}
+    assert len(example(same_bytes)) == len(example(GOOD))
+    assert not is_taken(example(same_bytes))
 
 
 def test_weights_with_gaps_are_left_and_read() -> None:
@@ -298,11 +310,12 @@ def test_any_flipped_bit_is_left() -> None:
         assert take(bytes(flipped))[0] == 0
 
 
-@pytest.mark.parametrize("length", [2**31, 2**32, 2**63, 2**64 - 1, 2**64 - FRAME_BYTES])
+@pytest.mark.parametrize("length", [1000, 2**31, 2**32, 2**63, 2**64 - 1, 2**64 - FRAME_BYTES])
 def test_a_length_beyond_the_data_is_left(length: int) -> None:
-    size = struct.pack("<Q", length)
+    payload = raw_example(5, 1)
+    size = struct.pack("<Q", (length + len(payload)) % 2**64)
     header = size + encode_record(size)[-4:]
-    assert take(header + raw_example(5, 1) * 3)[0] == 0
+    assert take(header + encode_record(payload)[len(header) :] + payload)[0] == 0
 
 
 def test_an_empty_payload_is_left() -> None:

@@ -1,0 +1,43 @@
+"""Large buffers that a process uses again, as the first touch of fresh memory costs more than filling it.
+
+Each thread of a process may borrow at the same time; what is given back goes to the next that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from packing.sequences import SequenceBuffer
+
+_MOST_ARRAYS = 3
+
+_buffers: list[SequenceBuffer] = []
+_arrays: list[npt.NDArray[np.uint8]] = []
+
+
+@contextmanager
+def borrowed_buffer(rows: int = 0, content_bytes: int = 0) -> Iterator[SequenceBuffer]:
+    """An empty buffer, with room for so much if that is known."""
+    buffer = _buffers.pop() if _buffers else SequenceBuffer()
+    buffer.clear()
+    buffer.reserve(rows, content_bytes)
+    try:
+        yield buffer
+    finally:
+        _buffers[:] = [buffer]
+
+
+@contextmanager
+def borrowed_arrays(count: int, size: int) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """`count` arrays uint8[size], of any content."""
+    found = [_arrays.pop() if _arrays else np.empty(size, np.uint8) for _ in range(count)]
+    found = [array if len(array) >= size else np.empty(size, np.uint8) for array in found]
+    try:
+        yield [array[:size] for array in found]
+    finally:
+        _arrays.extend(found)
+        del _arrays[:-_MOST_ARRAYS]
