@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,14 +11,11 @@ import numpy as np
 from packing.errors import ContentError
 from packing.ports import Storage
 from packing.reader import Chunk, read_chunks
-from packing.tfrecord import masked_crc
+from packing.tfrecord import HEADER_BYTES, compression_of
 from packing.types import RawShard
 
 HEADROOM_BYTES = 1024 * 1024
 CHUNK_BYTES = 8 * 1024 * 1024
-
-_FIRST_BYTES = 12
-_GZIP, _ZLIB = zlib.MAX_WBITS | 16, zlib.MAX_WBITS
 
 
 class Hasher(Protocol):
@@ -39,14 +35,14 @@ def read_content(
     """
     window = None
     if start or stop is not None:
-        window = _window(storage.read(shard.uri, size=min(shard.size, _FIRST_BYTES), etag=shard.etag))
+        window = compression_of(storage.read(shard.uri, size=min(shard.size, HEADER_BYTES), etag=shard.etag))
     first, end = (start, shard.size if stop is None else stop) if window is None else (0, shard.size)
     chunks = _stored(storage, shard, first, end, hasher)
     if window is None and not start:
         head = next(chunks, None)
         if head is None:
             return
-        window = _window(bytes(head.data[:_FIRST_BYTES]))
+        window = compression_of(head.data[:HEADER_BYTES].tobytes())
         chunks = _put_back(head, chunks)
     if window is None:
         yield from chunks
@@ -66,20 +62,6 @@ def _stored(storage: Storage, shard: RawShard, start: int, stop: int, hasher: Ha
 def _put_back(head: Chunk, rest: Iterator[Chunk]) -> Iterator[Chunk]:
     yield head
     yield from rest
-
-
-def _window(head: bytes) -> int | None:
-    """zlib's name for the compression of a shard that begins with `head`; None if it is not compressed.
-
-    A plain TFRecord is recognised first, by the CRC of its first length; two of its bytes may look like ZLIB's header.
-    """
-    if len(head) < 2 or (len(head) >= _FIRST_BYTES and struct.unpack_from("<I", head, 8)[0] == masked_crc(head[:8])):
-        return None
-    if head[:2] == b"\x1f\x8b":
-        return _GZIP
-    if head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0:
-        return _ZLIB
-    return None
 
 
 def _inflate(chunks: Iterator[Chunk], window: int, size: int) -> Iterator[Chunk]:

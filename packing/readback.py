@@ -1,13 +1,12 @@
 """Reading raw and packed shards back for verify and audit, through protobuf objects and record by record.
 
 Slow on purpose: about 4 thousand packs a second and core. From the code that scans and writes it takes only the chunks
-of a shard's content, so what both agree on does not rest on a mistake in one of them.
+of a shard's content and the framing, so what both agree on does not rest on a mistake in one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,13 +20,9 @@ from packing.errors import ContentError, ObjectNotFoundError
 from packing.example import read_pack, read_sequence
 from packing.ports import Storage
 from packing.reader import read_chunks
-from packing.records import MAX_RECORD_BYTES
 from packing.sequence_digests import Digests, as_digests, sequence_digest
-from packing.tfrecord import FRAME_BYTES, masked_crc
+from packing.tfrecord import FRAME_BYTES, HEADER_BYTES, frame_size, payload_of
 from packing.types import PackedShard, RawShard, Rejection
-
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,24 +187,14 @@ def read_frames(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes | ContentE
 
 
 def _frame_size(data: bytes, start: int) -> int:
-    if len(data) - start < FRAME_BYTES:
-        return FRAME_BYTES
-    length, crc = _HEADER.unpack_from(data, start)
-    found = masked_crc(data[start : start + 8])
-    if crc != found:
-        raise ContentError(f"CRC 0x{crc:08x} of a record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
-    if length > MAX_RECORD_BYTES - FRAME_BYTES:
-        raise ContentError(f"records of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
-    return int(length) + FRAME_BYTES
+    return frame_size(data[start : start + HEADER_BYTES]) if len(data) - start >= FRAME_BYTES else FRAME_BYTES
 
 
 def _payload(frame: bytes) -> bytes | ContentError:
-    payload = frame[_HEADER.size : -_FOOTER.size]
-    (crc,) = _FOOTER.unpack(frame[-_FOOTER.size :])
-    found = masked_crc(payload)
-    if crc != found:
-        return ContentError(f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)")
-    return payload
+    try:
+        return payload_of(frame)
+    except ContentError as exc:
+        return exc
 
 
 def _intact(payload: bytes | ContentError) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,15 +12,9 @@ from packing.errors import ContentError, RecordError
 from packing.example import read_sequence
 from packing.reader import Chunk
 from packing.sequences import SequenceBuffer
-from packing.tfrecord import FRAME_BYTES, masked_crc
-
-MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Of a record with its frame; a damaged length must not make a reader wait for the rest of a compressed shard."""
+from packing.tfrecord import HEADER_BYTES, frame_size, payload_of
 
 Bytes = npt.NDArray[np.uint8]
-
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ def take_records(
 ) -> Iterator[Stop]:
     """Add the sequence of every record to `buffer`; stop for the caller after each `segment_bytes`, and at the end.
 
-    Between two stops are the records that lie wholly within `segment_bytes` (MAX_RECORD_BYTES or more), however the
+    Between two stops are the records that lie wholly within `segment_bytes` (or one that is larger), however the
     content is cut into chunks. `on_bad` gets the error of a record that is no valid example, and raises it or lets the
     record be left out. Raises RecordError where no further record can be found.
     """
@@ -90,29 +83,20 @@ def _join(rest: Bytes, chunk: Chunk) -> tuple[Bytes, int, int]:
 
 def _frame_size(shard: str, window: Bytes, at: Stop, position: int) -> int | None:
     """Bytes of the frame at `position`; None if the window does not hold its header."""
-    if len(window) - position < _HEADER.size:
+    if len(window) - position < HEADER_BYTES:
         return None
-    length, crc = _HEADER.unpack_from(window.data, position)
-    found = masked_crc(window[position : position + 8].tobytes())
-    if crc != found:
-        raise _bad(shard, at, f"CRC 0x{crc:08x} of the record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
-    if length > MAX_RECORD_BYTES - FRAME_BYTES:
-        raise _bad(shard, at, f"a record of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
-    return int(length) + FRAME_BYTES
+    try:
+        return frame_size(window[position : position + HEADER_BYTES].tobytes())
+    except ContentError as exc:
+        raise _bad(shard, at, exc.expected, exc.found) from exc
 
 
 def _take_slowly(
     shard: str, frame: Bytes, buffer: SequenceBuffer, on_bad: Callable[[RecordError], None], at: Stop
 ) -> None:
     """The record of one whole frame, through protobuf objects, which also say what is wrong with it."""
-    payload = frame[_HEADER.size : -_FOOTER.size].tobytes()
-    (crc,) = _FOOTER.unpack_from(frame.data, len(frame) - _FOOTER.size)
-    found = masked_crc(payload)
-    if crc != found:
-        on_bad(_bad(shard, at, f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)"))
-        return
     try:
-        buffer.append(read_sequence(payload), at.offset)
+        buffer.append(read_sequence(payload_of(frame.tobytes())), at.offset)
     except ContentError as exc:
         on_bad(_bad(shard, at, exc.expected, exc.found))
 

@@ -23,9 +23,10 @@ from packing.errors import InputError, ObjectNotFoundError, RecordError
 from packing.jsonio import digest
 from packing.memory import borrowed_buffer
 from packing.ports import Storage
-from packing.records import MAX_RECORD_BYTES, Stop, take_records
+from packing.records import Stop, take_records
 from packing.sequences import Sequences
 from packing.spool import Spool
+from packing.tfrecord import MAX_RECORD_BYTES
 from packing.types import RawShard, Rejection, Segment, SegmentIndex, ShardSummary
 
 INDEX_FORMAT = 2

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 
 import google_crc32c
 
-from packing.errors import RecordError
+from packing.errors import ContentError, RecordError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size
 FRAME_BYTES = _HEADER.size + _FOOTER.size
+MAX_RECORD_BYTES = 32 * 1024 * 1024
+"""Of a record with its frame; a damaged length must not make a reader wait for the rest of a compressed shard."""
 _CHUNK = 64 * 1024
 
 
@@ -31,20 +34,49 @@ def encode_record(payload: bytes) -> bytes:
     return b"".join((length, _FOOTER.pack(masked_crc(length)), payload, _FOOTER.pack(masked_crc(payload))))
 
 
-def decompress(data: bytes, shard: str) -> bytes:
-    """The TFRecord stream of a stored object, whose compression (none, GZIP, ZLIB) is told by its first bytes.
+def frame_size(header: bytes) -> int:
+    """Bytes of the frame that begins with these HEADER_BYTES; raises ContentError if that cannot be."""
+    length, crc = _HEADER.unpack(header)
+    found = masked_crc(header[:8])
+    if crc != found:
+        raise ContentError(f"CRC 0x{crc:08x} of the record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
+    if length > MAX_RECORD_BYTES - FRAME_BYTES:
+        raise ContentError(f"a record of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
+    return int(length) + FRAME_BYTES
+
+
+def payload_of(frame: bytes) -> bytes:
+    """The payload of a whole frame; raises ContentError if it is damaged."""
+    payload = frame[HEADER_BYTES : -_FOOTER.size]
+    (crc,) = _FOOTER.unpack(frame[-_FOOTER.size :])
+    found = masked_crc(payload)
+    if crc != found:
+        raise ContentError(f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)")
+    return payload
+
+
+def compression_of(head: bytes) -> int | None:
+    """zlib's name for the compression of a stored object that begins with these HEADER_BYTES or fewer; None if plain.
 
     A plain TFRecord is recognised first, by the CRC of its first length; two of its bytes may look like ZLIB's header.
+    """
+    if len(head) < 2 or _starts_with_record(head):
+        return None
+    if head[:2] == b"\x1f\x8b":
+        return zlib.MAX_WBITS | 16
+    if head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0:
+        return zlib.MAX_WBITS
+    return None
+
+
+def decompress(data: bytes, shard: str) -> bytes:
+    """The TFRecord stream of a stored object in memory (`packing.content` reads those that may be large).
+
     Raises RecordError if the compressed stream is damaged, cut off or followed by something else, naming the first
     record that it does not give.
     """
-    if not data or _starts_with_record(data):
-        return data
-    if data[:2] == b"\x1f\x8b":
-        return _inflate(data, shard, zlib.MAX_WBITS | 16)
-    if data[0] & 0x0F == 8 and len(data) > 1 and (data[0] << 8 | data[1]) % 31 == 0:
-        return _inflate(data, shard, zlib.MAX_WBITS)
-    return data
+    window = compression_of(data[:HEADER_BYTES])
+    return data if window is None else _inflate(data, shard, window)
 
 
 def _starts_with_record(data: bytes) -> bool:

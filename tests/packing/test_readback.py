@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from packing.errors import ContentError
 from packing.readback import read_frames
-from packing.records import MAX_RECORD_BYTES
 from packing.sequence_digests import compare
-from packing.tfrecord import encode_record, masked_crc, read_records
+from packing.tfrecord import MAX_RECORD_BYTES, encode_record, masked_crc, read_records
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -54,7 +53,7 @@ def test_content_that_is_cut_off_is_found(payloads: list[bytes], missing: int) -
 def test_a_length_that_cannot_be_is_not_waited_for() -> None:
     length = struct.pack("<Q", MAX_RECORD_BYTES - 15)
     data = length + struct.pack("<I", masked_crc(length)) + bytes(100)
-    with pytest.raises(ContentError, match="records of at most"):
+    with pytest.raises(ContentError, match="a record of at most"):
         list(read_frames([data]))
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from packing.errors import RecordError
 from packing.reader import Chunk
-from packing.records import MAX_RECORD_BYTES, Stop, take_records
+from packing.records import Stop, take_records
 from packing.sequences import SequenceBuffer
-from packing.tfrecord import encode_record, masked_crc
+from packing.tfrecord import MAX_RECORD_BYTES, encode_record, masked_crc
 from tests.builders import raw_example, raw_shard
 
 SIZES = [(20, 3), (5, 1), (64, 10), (20, 2), (33, 5), (8, 1)]
