@@ -11,20 +11,43 @@ from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.manifest import manifest_to_json, read_manifest, write_manifest
 from packing.ports import Storage
-from packing.recipe import contents_of, dataset_input_id, recipe_uri
+from packing.recipe import dataset_input_id, recipe_uri
 from packing.recipe_checks import read_sound_recipe
-from packing.types import Manifest, Parameters, Recipe, ShardSummary, StoredShard
+from packing.scan import INDEX_FORMAT
+from packing.types import Manifest, Parameters, RawShard, Recipe, StoredShard
 from packing.write import read_written
 
 log = logging.getLogger(__name__)
 
 
-def find_current(
-    storage: Storage, destination: str, parameters: Parameters, summaries: Sequence[ShardSummary]
+def find_listed(
+    storage: Storage, destination: str, parameters: Parameters, shards: Sequence[RawShard]
 ) -> Recipe | None:
+    """As `find_current`, for raw shards that are listed as they were when they led to that dataset."""
+    uri = _listing_uri(destination, parameters, shards)
+    input_id = read_cached(storage, uri, lambda document: str(document["input_id"]))
+    return find_current(storage, destination, input_id) if input_id else None
+
+
+def remember_listing(
+    storage: Storage, destination: str, parameters: Parameters, shards: Sequence[RawShard], input_id: str
+) -> None:
+    """Let `find_listed` know to which input these raw shards, by URI, size and ETag, came."""
+    write_cached(storage, _listing_uri(destination, parameters, shards), {"input_id": input_id})
+
+
+def _listing_uri(destination: str, parameters: Parameters, shards: Sequence[RawShard]) -> str:
+    listing = {
+        "index": INDEX_FORMAT,
+        "packing": dataset_input_id(parameters, {}),
+        "shards": [[shard.uri, shard.size, shard.etag] for shard in shards],
+    }
+    return f"{destination}/index/listings/{digest(listing)}.json"
+
+
+def find_current(storage: Storage, destination: str, input_id: str) -> Recipe | None:
     """The recipe of a dataset that exists, is complete and sound, and was made from exactly this input; or None."""
-    input_uri = _input_uri(destination, dataset_input_id(parameters, contents_of(summaries)))
-    current = read_cached(storage, input_uri, _from_pointer)
+    current = read_cached(storage, _input_uri(destination, input_id), _from_pointer)
     if current is None:
         return None
     recipe_id, manifest_digest, etags = current

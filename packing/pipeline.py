@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from packing.admission import admit
-from packing.commit import commit, find_current, manifest_uri
+from packing.commit import commit, find_current, find_listed, manifest_uri, remember_listing
 from packing.errors import UsageError
 from packing.manifest import read_manifest
 from packing.parallel import Progress, StageMap, tracked
 from packing.partition import find_members
 from packing.ports import Storage
+from packing.recipe import contents_of, dataset_input_id
 from packing.scan import list_raw_shards, read_summary, scan_shard
 from packing.solve import solve_recipe
 from packing.spool import Spool
@@ -66,16 +67,19 @@ def refresh(
     check_locations(source, destination)
     progress = stages.progress
     shards = list_raw_shards(storage, source)
+    listed = find_listed(storage, destination, parameters, shards)
+    if listed and len(listed.rejected) <= max_rejected:
+        return _unchanged(storage, destination, listed)
     cached = list(stages.lookups(partial(read_summary, destination=destination), shards))
     new = [shard for shard, summary in zip(shards, cached, strict=True) if summary is None]
     scan = partial(scan_shard, destination=destination, max_rejected=max_rejected, spool=stages.spool)
     scanned = iter(tracked(progress, "scan", stages.work(scan, new), len(new)))
     summaries = [summary or next(scanned) for summary in cached]
     summaries = admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
-    if recipe := find_current(storage, destination, parameters, summaries):
-        uri = manifest_uri(destination, recipe.recipe_id)
-        manifest = read_manifest(storage, uri)
-        return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=len(new), partitions_written=0)
+    input_id = dataset_input_id(parameters, contents_of(summaries))
+    if recipe := find_current(storage, destination, input_id):
+        remember_listing(storage, destination, parameters, shards, input_id)
+        return _unchanged(storage, destination, recipe, shards_scanned=len(new))
     recipe = solve_recipe(storage, stages.work, destination, parameters, summaries, time_limit, progress)
     if on_recipe:
         on_recipe(recipe)
@@ -87,6 +91,7 @@ def refresh(
     done = tracked(progress, "write", stages.work(write, work), len(work))
     written = {partition.digest: result.shards for (partition, _), result in zip(work, done, strict=True)}
     manifest = commit(storage, destination, recipe, written)
+    remember_listing(storage, destination, parameters, shards, recipe.input_id)
     return Refresh(
         recipe,
         manifest,
@@ -95,6 +100,12 @@ def refresh(
         shards_scanned=len(new),
         partitions_written=sum(result.new for result in done),
     )
+
+
+def _unchanged(storage: Storage, destination: str, recipe: Recipe, shards_scanned: int = 0) -> Refresh:
+    uri = manifest_uri(destination, recipe.recipe_id)
+    manifest = read_manifest(storage, uri)
+    return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=shards_scanned, partitions_written=0)
 
 
 def check_locations(source: str, destination: str) -> None:

@@ -93,6 +93,7 @@ def solve(
     from packing.commit import find_current
     from packing.parallel import serial
     from packing.partition import find_members
+    from packing.recipe import contents_of, dataset_input_id
     from packing.report import track_recipe
     from packing.solve import solve_recipe
     from packing.types import RawShard
@@ -103,7 +104,7 @@ def solve(
         storage = open_storage()
         shards = [RawShard(**entry) for group in groups for entry in group]
         summaries = _admitted(storage, shards, destination, parameters, params["max_rejected"])
-        if current := find_current(storage, destination, parameters, summaries):
+        if current := find_current(storage, destination, dataset_input_id(parameters, contents_of(summaries))):
             _log_recipe(current)
             log.info("nothing changed: the packed dataset of this recipe is complete")
             return {"recipe_id": current.recipe_id, "unchanged": True, "run_id": ""}, []

@@ -127,6 +127,19 @@ def test_nothing_changed_reads_and_writes_nothing() -> None:
     assert not [uri for kind, uri in storage.requests if kind == "write"]
 
 
+def test_a_known_listing_needs_no_index() -> None:
+    storage = store_with(some_shards())
+    first = pack(storage)
+    for uri in [uri for uri in storage.objects if "/index/shards/" in uri]:
+        del storage.objects[uri]
+    storage.requests.clear()
+    assert pack(storage).recipe == first.recipe
+    assert not raw_reads(storage)
+    storage.write("/raw/part-0", storage.objects["/raw/part-0"] + b"")
+    del storage.objects[first.manifest.shards[0].uri]
+    assert pack(storage).partitions_written == 1
+
+
 def test_a_new_shard_costs_its_own_partition() -> None:
     shards = some_shards(count=12)
     storage = store_with(shards)
