@@ -15,15 +15,17 @@ SHARDS_PER_UNIT = 8
 class Sizes:
     """How much of everything.
 
-    Raw data comes in units of `unit_bytes` in SHARDS_PER_UNIT shards; `throughput_units` and `growth_units` say how
-    many of them a part takes, and `baseline_shards` how many shards the slow baseline gets. `repeats` is how often
-    things that are compared take turns; a figure is the median. Solving all of `shuffled_sequences` partition by
-    partition is tried at each of `partition_sequences`, at the smallest on `smallest_shuffled_sequences` only.
+    Raw data comes in units of `unit_bytes` in SHARDS_PER_UNIT shards; `throughput_units`, `store_units` and
+    `growth_units` say how many of them a part takes, and `baseline_shards` how many shards the slow baseline gets.
+    `repeats` is how often things that are compared take turns; a figure is the median. Solving all of
+    `shuffled_sequences` partition by partition is tried at each of `partition_sequences`, at
+    the smallest on `smallest_shuffled_sequences` only.
     """
 
     repeats: int = 3
     unit_bytes: int = 256 * 10**6
     throughput_units: int = 4
+    store_units: int = 8
     growth_units: tuple[int, ...] = (1, 4, 16)
     baseline_shards: int = 1
     with_tensorflow: bool = True
@@ -42,6 +44,7 @@ QUICK = Sizes(
     repeats=1,
     unit_bytes=4 * 10**6,
     throughput_units=1,
+    store_units=1,
     growth_units=(1, 2, 4),
     with_tensorflow=False,
     with_nnls=False,

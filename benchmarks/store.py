@@ -25,7 +25,7 @@ _COPY, _RUN, _STAGES, _TINY = (
 
 def measure(bench: Bench) -> Part:
     """All in turn, over the same rclone server."""
-    raw = raw_data(bench, bench.sizes.throughput_units * SHARDS_PER_UNIT)
+    raw = raw_data(bench, bench.sizes.store_units * SHARDS_PER_UNIT)
     with object_store(bench.scratch, raw) as store:
         warm = _run(store, _SOURCE)
         packed = read_packed(warm.result["manifest"], store.get)
