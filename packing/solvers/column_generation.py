@@ -7,25 +7,26 @@ integers, whatever the floating-point solver did; once no pack is worth more tha
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from packing.solvers import lpfhp
 from packing.solvers.bounds import Bound, prove
-from packing.solvers.knapsack import Ints, completions
+from packing.solvers.effort import Effort
+from packing.solvers.knapsack import Ints, completion_steps, completions
 from packing.solvers.master import Floats, LinearSolution, Master
 from packing.types import Histogram
 
 _METHOD = "column generation"
 _PRICE_SCALE = 2**40
 _WORTHWHILE = 1 + 1e-9
+_NARROWED = 0.6  # of the lengths
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxed:
-    """The relaxation of one demand: `bound` is proven; `optimal` unless a limit ended the search."""
+    """The relaxation of one demand: `bound` is proven; `optimal` unless a limit ended the generation of columns."""
 
     solution: LinearSolution
     bound: Bound
@@ -35,13 +36,11 @@ class Relaxed:
 class Relaxation:
     """Solves the relaxation for a histogram, and then for what is left of it, with the packs found so far."""
 
-    def __init__(
-        self, histogram: Histogram, max_sequences_per_pack: int, packs: list[tuple[int, ...]], iterations: int = 0
-    ) -> None:
-        """Start with those of `packs` that hold only lengths that occur; `iterations` counts on from there."""
+    def __init__(self, histogram: Histogram, max_sequences_per_pack: int, packs: list[tuple[int, ...]]) -> None:
+        """Start with those of `packs` that hold only lengths that occur."""
         self._max_sequences = max_sequences_per_pack
-        self.iterations = iterations
         counts = by_length(histogram)
+        self._lengths = np.count_nonzero(counts)
         self._master = Master(counts)
         self._master.add(pack for pack in packs if counts[list(pack)].all())
         self._master.add(tuple(sorted(group.lengths)) for group in lpfhp.pack(histogram, max_sequences_per_pack))
@@ -52,34 +51,50 @@ class Relaxation:
         """The columns, in the order of `LinearSolution.uses`."""
         return self._master.packs
 
-    def solve(self, demand: Histogram, deadline: float, most_rounds: int | None = None) -> Relaxed | None:
-        """Generate columns until the bound proven for `demand` is the optimum, rounded up.
+    def narrowed(self, demand: Histogram, uses: Floats) -> Relaxation:
+        """A relaxation for `demand` alone, if that has far fewer lengths: its linear programs are much smaller.
 
-        None if `deadline` came before there was any solution.
+        It starts with the packs in use (`uses` float64[packs]), their slots shortened to lengths that occur.
+        """
+        lengths = np.flatnonzero(by_length(demand))
+        if len(lengths) > _NARROWED * self._lengths:
+            return self
+        shortened = np.concatenate(([0], lengths))[np.searchsorted(lengths, np.arange(len(demand.counts) + 1), "right")]
+        used = (sorted(shortened[list(self.packs[column])].tolist()) for column in np.flatnonzero(uses > 0))
+        return Relaxation(demand, self._max_sequences, [tuple(filter(None, pack)) for pack in used if any(pack)])
+
+    def solve(
+        self, demand: Histogram, effort: Effort, least: int = 0, most_rounds: int | None = None
+    ) -> Relaxed | None:
+        """Generate columns until the bound proven for `demand`, or `least`, is the optimum, rounded up.
+
+        None if `effort` was spent before there was any solution.
         """
         counts = by_length(demand)
         self._master.demand(counts)
         relaxed: Relaxed | None = None
         rounds = 0
-        while solution := self._master.solve(deadline):
-            self.iterations += 1
+        while solution := self._master.solve(effort):
             rounds += 1
             prices = _integer_prices(solution.duals, counts)
             packs, values = _best_packs(prices, counts, self._max_sequences)
+            effort.spend(completion_steps(prices, self._max_sequences))
             bound = _bound(demand, prices, values)
             if relaxed is not None:
                 bound = max(relaxed.bound, bound, key=lambda candidate: candidate.packs)
             worth = packs[values > _PRICE_SCALE * _WORTHWHILE].tolist()
-            proven = meets(bound, solution) or not self._master.add(tuple(filter(None, pack)) for pack in worth)
+            proven = meets(max(bound.packs, least), solution) or not self._master.add(
+                tuple(filter(None, pack)) for pack in worth
+            )
             relaxed = Relaxed(solution, bound, proven)
-            if proven or rounds == most_rounds or time.monotonic() >= deadline:
+            if proven or rounds == most_rounds:
                 break
         return relaxed
 
 
-def meets(bound: Bound, solution: LinearSolution) -> bool:
-    """Whether no fractional solution can be better than `bound` already says."""
-    return bound.packs >= solution.objective * (1 - 1e-12) - 1e-6
+def meets(packs: int, solution: LinearSolution) -> bool:
+    """Whether no fractional solution can be better than a bound of `packs` already says."""
+    return packs >= solution.objective * (1 - 1e-12) - 1e-6
 
 
 def by_length(histogram: Histogram) -> Ints:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
 from packing.solvers import lpfhp
+from packing.solvers.effort import Effort
 from packing.solvers.filling import fill
 from packing.solvers.master import Floats
 from packing.solvers.merging import Merged
@@ -17,32 +18,42 @@ from packing.types import Histogram, Strategy
 
 _ROUNDS_PER_DIVE = 10
 _NEARLY_ONE = 0.7
-_TAIL_PACKS, _TAIL_STEPS = 400, 5000
+_TAIL_PACKS, _TAIL_STEPS = 400, 2500
+_TAIL_AGAIN = 0.9  # of the packs that the last search for a packing of the rest had
 
 
 def dive(
-    merged: Merged, histogram: Histogram, max_sequences_per_pack: int, target: int, deadline: float
+    merged: Merged, histogram: Histogram, max_sequences_per_pack: int, target: int, effort: Effort
 ) -> Iterator[list[Strategy]]:
-    """Solutions of `histogram`, one or two a round; ends when no later one can come down to `target` packs."""
+    """Solutions of `histogram`, one or two a round; ends when no later one can be better, or at `target` packs."""
     placed: list[Strategy] = []
-    rest, solution = histogram, merged.relaxed.solution
+    rest, relaxation, solution = histogram, merged.relaxation, merged.relaxed.solution
+    tail_packs, fewest = _TAIL_PACKS, math.inf
     while True:
-        rounded = _rounded(merged.relaxation.packs, solution.uses, merged.marks.merge(rest))
-        filled, rest = fill(rounded, rest)
+        filled, rest = fill(_rounded(relaxation.packs, solution.uses, merged.marks.merge(rest)), rest)
         placed += filled
-        packs_left = target - sum(strategy.count for strategy in placed)
-        yield placed + lpfhp.pack(rest, max_sequences_per_pack)
-        if not rest.sequences or time.monotonic() >= deadline:
+        packs_placed = sum(strategy.count for strategy in placed)
+        last = lpfhp.pack(rest, max_sequences_per_pack)
+        fewest = min(fewest, packs_placed + sum(strategy.count for strategy in last))
+        yield placed + last
+        if not rest.sequences or effort.spent:
             return
-        if packs_left <= _TAIL_PACKS:
+        packs_left = target - packs_placed
+        if packs_left <= tail_packs:
+            tail_packs = int(packs_left * _TAIL_AGAIN)
             tail = pack_tail(rest, max_sequences_per_pack, packs_left, _TAIL_STEPS)
             if tail is not None:
                 yield placed + tail
                 return
-        relaxed = merged.relaxation.solve(merged.marks.merge(rest), deadline, _ROUNDS_PER_DIVE)
-        if relaxed is None or relaxed.bound.packs > packs_left:
+        demand = merged.marks.merge(rest)
+        relaxation = relaxation.narrowed(demand, solution.uses)
+        relaxed = relaxation.solve(demand, effort, most_rounds=_ROUNDS_PER_DIVE)
+        if relaxed is None:
             return
         solution = relaxed.solution
+        target = max(target, packs_placed + relaxed.bound.packs)
+        if target >= fewest:
+            return
 
 
 def _rounded(packs: list[tuple[int, ...]], uses: Floats, demand: Histogram) -> list[Strategy]:

@@ -17,7 +17,6 @@ from packing.solvers.knapsack import Ints
 from packing.types import Histogram, Strategy
 
 _WINDOW = (0.1, 1.9)  # the least and the greatest partner, as multiples of the mean still needed
-_ABOVE_MEAN = 0.7  # added to the mean number of sequences a pack before it is rounded down
 _SIZES_ABOVE = 4
 
 
@@ -31,11 +30,17 @@ class PartlyPacked:
 
 
 def fill_exactly(
-    histogram: Histogram, max_sequences_per_pack: int, packs: int, last_packs: int, tolerance: int
+    histogram: Histogram,
+    max_sequences_per_pack: int,
+    packs: int,
+    last_packs: int,
+    tolerance: int,
+    above_mean: float = 0.7,
 ) -> PartlyPacked | None:
     """Aim at `packs` packs and stop before the last `last_packs` of them.
 
-    None once it is clear that more than `tolerance` packs above the aim will be needed.
+    None once it is clear that more than `tolerance` packs above the aim will be needed. `above_mean` is added to the
+    mean number of sequences a pack before it is rounded down.
     """
     capacity = histogram.max_sequence_length
     counts = np.array((0, *histogram.counts), dtype=np.int64)
@@ -46,7 +51,7 @@ def fill_exactly(
     while packs > last_packs and sequences:
         while not counts[longest]:
             longest -= 1
-        size = min(int(sequences / packs + _ABOVE_MEAN), max_sequences_per_pack)
+        size = min(int(sequences / packs + above_mean), max_sequences_per_pack)
         pack = _pack_with(longest, counts, max(1, size), max_sequences_per_pack)
         needs = Counter(pack)
         uses = min(int(counts[length]) // number for length, number in needs.items())

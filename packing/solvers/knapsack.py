@@ -1,12 +1,14 @@
 """The most valuable packs of at most K sequences and L tokens, by exact integer dynamic programming.
 
 The best of k sequences splits the tokens between the best of k // 2 and the best of the others, a max-plus
-convolution of L^2 / 2 steps, so K sequences take about 2 log2(K) of them. Given duals as prices this prices the
+convolution of L^2 / 2 steps, so K sequences take about 2 log2(K) of them. Where few lengths have a price, adding one
+sequence after the other is less work. Given duals as prices this prices the
 columns of the cutting-stock linear program, and the same values prove the bound: one computation for both.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ Ints = npt.NDArray[np.int64]
 MAX_PACK_VALUE = 2**61
 _NOTHING = -(2**61)
 _ROWS_AT_ONCE = 32
+_MOST_ONE_BY_ONE = 64  # sequences
+_STEPS, _STEPS_ONE_BY_ONE = 1 / 16, 0.3  # of `Effort`, for each split tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +58,45 @@ def completions(prices: Ints, max_sequences: int) -> Completions:
         0: Completions(0, np.zeros(tokens, dtype=np.int64), np.zeros(tokens, dtype=np.int64)),
         1: Completions(1, values, np.maximum.accumulate(single)),
     }
+    if _steps_one_by_one(len(rises), tokens, max_sequences) < _steps_by_halves(tokens, max_sequences):
+        return _one_by_one(max_sequences, known, rises)
     return _at_most(max_sequences, known)
 
 
+def completion_steps(prices: Ints, max_sequences: int) -> float:
+    """The work of `completions` as steps of `Effort`."""
+    tokens = len(prices)
+    rises = int(np.count_nonzero(np.diff(np.maximum.accumulate(prices))))
+    one_by_one = _steps_one_by_one(rises, tokens, max_sequences)
+    return min(one_by_one, _steps_by_halves(tokens, max_sequences))
+
+
+def _steps_one_by_one(lengths: int, tokens: int, max_sequences: int) -> float:
+    return _STEPS_ONE_BY_ONE * max_sequences * lengths * tokens if max_sequences <= _MOST_ONE_BY_ONE else math.inf
+
+
+def _steps_by_halves(tokens: int, max_sequences: int) -> float:
+    return _STEPS * max_sequences.bit_length() * tokens * tokens
+
+
+def _one_by_one(max_sequences: int, known: dict[int, Completions], rises: Ints) -> Completions:
+    """As `_at_most`; only the lengths in `rises` are worth adding to a pack."""
+    best, one = known[min(max_sequences, 1)], known[1]
+    for _ in range(max_sequences - 1):
+        values, split = best.values.copy(), np.zeros_like(best.values)
+        for length in rises.tolist():
+            longer = best.values[:-length] + one.values[length]
+            better = longer > values[length:]
+            np.copyto(values[length:], longer, where=better)
+            np.copyto(split[length:], length, where=better)
+        if np.array_equal(values, best.values):
+            break
+        best = Completions(best.sequences + 1, values, split, (best, one))
+    return best
+
+
 def _at_most(sequences: int, known: dict[int, Completions]) -> Completions:
+    """By halves: each number of sequences that is needed is joined once and kept in `known`."""
     if sequences not in known:
         first = _at_most(sequences // 2, known)
         second = _at_most(sequences - sequences // 2, known)

@@ -17,11 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from packing.errors import StowageError
+from packing.solvers.effort import Effort
 from packing.solvers.knapsack import Ints
 
 Floats = npt.NDArray[np.float64]
 
 _DUAL, _PRIMAL = 1, 4  # HiGHS: simplex_strategy
+_ROW_STEPS = 4  # of one iteration; a row costs as much as four columns
+_SOLVE_ITERATIONS = 20  # what starting and reading a solution costs, as iterations
+_MOST_ITERATIONS = 2**31 - 1  # HiGHS: no limit
 _LARGEST_DEMAND = 2.0**26  # beyond, demands are scaled down: HiGHS works with absolute tolerances
 
 
@@ -83,17 +87,24 @@ class Master:
         self._highs.changeRowsBounds(len(self._rows), self._rows, wanted / self._scale, self._unbounded)
         self._highs.setOptionValue("simplex_strategy", _DUAL)  # the last basis still prices every column right
 
-    def solve(self, deadline: float) -> LinearSolution | None:
-        """The optimum over the packs so far; None if `deadline` (`time.monotonic()`) came first.
+    def solve(self, effort: Effort) -> LinearSolution | None:
+        """The optimum over the packs so far; None if `effort` was spent first.
 
         Raises StowageError if HiGHS fails.
         """
-        if deadline < math.inf:
-            seconds = max(0.0, deadline - time.monotonic())
+        if effort.spent:
+            return None
+        if effort.deadline < math.inf:
+            seconds = max(0.0, effort.deadline - time.monotonic())
             self._highs.setOptionValue("time_limit", self._highs.getRunTime() + seconds)  # counts all runs together
+        steps = len(self.packs) + _ROW_STEPS * len(self._rows)
+        self._highs.setOptionValue("simplex_iteration_limit", int(min(effort.steps / steps, _MOST_ITERATIONS)))
         self._highs.run()
+        effort.solves += 1
+        effort.spend(steps * (max(0, self._highs.getInfo().simplex_iteration_count) + _SOLVE_ITERATIONS))
         status = self._highs.getModelStatus()
-        if status == self._status.kTimeLimit:
+        if status in (self._status.kTimeLimit, self._status.kIterationLimit):
+            effort.steps = 0  # what is left does not pay for another
             return None
         if status != self._status.kOptimal:
             raise StowageError(f"linear program: expected an optimum from HiGHS, found {status}; report the histogram")

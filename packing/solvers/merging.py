@@ -15,6 +15,7 @@ import numpy as np
 
 from packing.solvers.bounds import Bound
 from packing.solvers.column_generation import Relaxation, Relaxed, by_length, meets, priced_bound
+from packing.solvers.effort import Effort
 from packing.solvers.knapsack import Ints
 from packing.solvers.master import Floats
 from packing.types import Histogram
@@ -74,28 +75,26 @@ class Merged:
     bound: Bound
 
 
-def relax(histogram: Histogram, max_sequences_per_pack: int, deadline: float) -> Merged | None:
-    """Split groups until the bound is the optimum of the merged relaxation, rounded up, or until the deadline.
+def relax(histogram: Histogram, max_sequences_per_pack: int, known: Bound, effort: Effort) -> Merged | None:
+    """Split groups until the bound is the optimum of the merged relaxation, rounded up, or until `effort` is spent.
 
-    None if the deadline came before there was any solution.
+    The bound is at least the one `known`. None if `effort` was spent before there was any solution.
     """
     marks = Marks.of(histogram)
     packs: list[tuple[int, ...]] = []
     result: Merged | None = None
     while True:
         merged = marks.merge(histogram)
-        iterations = 0 if result is None else result.relaxation.iterations
-        relaxation = Relaxation(merged, max_sequences_per_pack, packs, iterations)
-        relaxed = relaxation.solve(merged, deadline)
+        relaxation = Relaxation(merged, max_sequences_per_pack, packs)
+        relaxed = relaxation.solve(merged, effort, known.packs)
         if relaxed is None:
             return result
         prices = _interpolated(relaxed.solution.duals, merged)
         bound = relaxed.bound if merged == histogram else priced_bound(histogram, prices, max_sequences_per_pack)
-        if result is not None:
-            bound = max(result.bound, bound, key=lambda candidate: candidate.packs)
-        result = Merged(marks, relaxation, relaxed, bound)
+        known = max(known, bound, key=lambda candidate: candidate.packs)
+        result = Merged(marks, relaxation, relaxed, known)
         groups = _worth_splitting(marks, histogram, relaxed.solution.duals, prices)
-        if not relaxed.optimal or not len(groups) or meets(bound, relaxed.solution):
+        if not relaxed.optimal or not len(groups) or meets(known.packs, relaxed.solution):
             return result
         marks = marks.split(groups)
         if len(marks.lengths) > _MOST_MARKS * np.count_nonzero(histogram.counts):

@@ -114,6 +114,27 @@ def test_a_time_limit_returns_the_best_so_far_with_its_true_gap() -> None:
     assert check_certificate(histogram, 4, solution.certificate) == solution.lower_bound
 
 
+@pytest.mark.parametrize(("capacity", "k", "sequences"), [(4096, 7, 20_000), (4096, 16, 20_000), (2048, 16, 300_000)])
+def test_long_slots_with_few_sequences_take_a_bounded_effort(capacity: int, k: int, sequences: int) -> None:
+    mu, sigma = {2048: (6.0, 1.0), 4096: (6.2, 1.1)}[capacity]
+    lengths = np.random.default_rng(0).lognormal(mu, sigma, sequences).astype(int)
+    solution = solve(Histogram.of_lengths(np.clip(lengths, 1, capacity), capacity), k)
+    assert solution.complete
+    assert solution.gap <= max(3, solution.lower_bound * 1e-4)
+    assert solution.iterations <= 150
+
+
+def test_what_the_effort_did_not_reach_is_a_true_gap() -> None:
+    """K nearly binds and lengths are many: the linear program would run for minutes."""
+    lengths = np.random.default_rng(0).lognormal(6.5, 1.2, 20_000).astype(int)
+    histogram = Histogram.of_lengths(np.clip(lengths, 1, 8192), 8192)
+    first, second = solve(histogram, 8), solve(histogram, 8)
+    assert first.complete
+    assert 0 < first.gap <= first.lower_bound * 0.05
+    assert check_certificate(histogram, 8, first.certificate) == first.lower_bound
+    assert (first.strategies, first.certificate) == (second.strategies, second.certificate)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     ("histogram", "k", "limit", "told"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing.solvers import solve
+from packing.solvers.bounds import cheap_bound
 from packing.solvers.check import check_certificate, check_strategies
 from packing.solvers.diving import dive
+from packing.solvers.effort import Effort
 from packing.solvers.exact_fill import fill_exactly
+from packing.solvers.knapsack import completion_steps
 from packing.solvers.merging import Marks, relax
 from packing.solvers.tail import pack_tail
 from packing.types import Histogram, Strategy
@@ -87,7 +91,7 @@ def test_merging_rounds_lengths_up_and_splitting_refines(histogram: Histogram, d
 @pytest.mark.parametrize(("k", "capacity", "most_marks"), [(2, 700, 200), (3, 1024, 300), (4, 640, 640)])
 def test_many_lengths_are_merged_and_still_proven(k: int, capacity: int, most_marks: int) -> None:
     histogram = long_histogram(k, capacity, 20_000)
-    merged = relax(histogram, k, math.inf)
+    merged = relax(histogram, k, cheap_bound(histogram, k), Effort())
     assert merged is not None
     assert np.count_nonzero(histogram.counts) > 600
     assert 128 <= len(merged.marks.lengths) <= most_marks
@@ -100,14 +104,53 @@ def test_many_lengths_are_merged_and_still_proven(k: int, capacity: int, most_ma
 @settings(deadline=None, max_examples=50)
 @given(small_histograms, max_sequences)
 def test_every_dive_yields_sound_packings(histogram: Histogram, k: int) -> None:
-    merged = relax(histogram, k, math.inf)
+    merged = relax(histogram, k, cheap_bound(histogram, k), Effort())
     assert merged is not None
-    candidates: list[list[Strategy]] = list(dive(merged, histogram, k, merged.bound.packs, math.inf))
+    candidates: list[list[Strategy]] = list(dive(merged, histogram, k, merged.bound.packs, Effort()))
     assert candidates
     for candidate in candidates:
         check_strategies(histogram, k, candidate)
         assert sum(strategy.count for strategy in candidate) >= merged.bound.packs
 
 
+def test_a_dive_yields_nothing_worse_after_its_aim_is_out_of_reach() -> None:
+    histogram = Histogram((0, 5, 0, 5, 0, 5, 0, 5, 0, 5, 0))
+    merged = relax(histogram, 5, cheap_bound(histogram, 5), Effort())
+    assert merged is not None
+    too_few = merged.bound.packs - 3
+    packs = [sum(s.count for s in candidate) for candidate in dive(merged, histogram, 5, too_few, Effort())]
+    assert min(packs) <= merged.bound.packs + 1
+
+
 def test_a_deadline_in_the_past_leaves_no_relaxation() -> None:
-    assert relax(long_histogram(1, 512, 10_000), 3, deadline=0.0) is None
+    histogram = long_histogram(1, 512, 10_000)
+    effort = Effort(deadline=time.monotonic())
+    assert relax(histogram, 3, cheap_bound(histogram, 3), effort) is None
+    assert effort.late
+    assert effort.solves == 0
+
+
+@pytest.mark.parametrize("steps", [10**6, 10**7, 3 * 10**7])
+def test_a_relaxation_ends_with_its_effort_and_is_proven_so_far(steps: int) -> None:
+    histogram, k = long_histogram(2, 2048, 20_000), 5
+    known = cheap_bound(histogram, k)
+    effort = Effort(steps)
+    merged = relax(histogram, k, known, effort)
+    assert effort.spent
+    assert not effort.late
+    one_round = completion_steps(np.arange(2049), k)
+    assert steps - effort.steps <= steps + 2 * one_round
+    if merged is None:
+        assert steps == 10**6
+    else:
+        assert merged.bound.packs >= known.packs
+        assert check_certificate(histogram, k, merged.bound.certificate) == merged.bound.packs
+
+
+def test_more_effort_solves_more() -> None:
+    histogram, k = long_histogram(2, 2048, 20_000), 5
+    efforts = [Effort(steps) for steps in (10**6, 10**7, 10**8)]
+    for effort in efforts:
+        relax(histogram, k, cheap_bound(histogram, k), effort)
+    few, more, most = (effort.solves for effort in efforts)
+    assert 1 <= few < more < most
