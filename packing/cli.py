@@ -22,7 +22,7 @@ from typing import Any
 from packing.adapters import open_storage, open_tracker
 from packing.audit import audit_dataset
 from packing.documents import read_document
-from packing.errors import InputError, StowageError, UsageError
+from packing.errors import InputError, RecordError, StowageError, UsageError
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Run, Storage
@@ -64,7 +64,14 @@ def scan(options: argparse.Namespace) -> dict[str, Any]:
     segments = [segment for own, _ in found for segment in own]
     rejected = [rejection for _, own in found for rejection in own]
     if len(rejected) > options.max_rejected:
-        raise InputError(f"{source}: expected at most {options.max_rejected} bad records, found {len(rejected)}")
+        first = rejected[options.max_rejected]
+        raise RecordError(
+            f"{source}/{first.shard}",
+            record=first.record,
+            offset=first.offset,
+            expected=first.expected,
+            found=f"{first.found}, in one of {len(rejected)} bad records",
+        )
     sizes = [size for segment in segments for size in segment.lengths]
     longest = max((length for length, _, _ in sizes), default=0)
     histogram = histogram_of(segments, max(longest, 1))
@@ -268,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(sub)
     sub.add_argument(
         "--spool-bytes",
-        type=int,
+        type=_count,
         metavar="N",
         help="keep N bytes of sequences in the temporary folder, to read S3 only once [half of its free space]",
     )
@@ -301,8 +308,19 @@ def _add_parameters(sub: argparse.ArgumentParser) -> None:
 
 def _add_max_rejected(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--max-rejected", type=int, default=0, metavar="N", help="leave out and list up to N bad records [%(default)s]"
+        "--max-rejected",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="leave out and list up to N bad records [%(default)s]",
     )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {number}")
+    return number
 
 
 def _add_workers(sub: argparse.ArgumentParser) -> None:

@@ -104,8 +104,20 @@ def commit(
         "etags": {entry.shard.uri: entry.etag for entry in stored},
     }
     write_cached(storage, _input_uri(destination, recipe.input_id), pointer)
-    storage.write(f"{destination}/latest.json", pretty({"manifest": uri, "recipe_id": recipe.recipe_id}))
+    point_to(storage, destination, recipe.recipe_id)
     return manifest
+
+
+def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
+    """Let the pointer for people name the manifest of this recipe, if it does not yet."""
+    uri = f"{destination}/latest.json"
+    content = pretty({"manifest": manifest_uri(destination, recipe_id), "recipe_id": recipe_id})
+    try:
+        if storage.read(uri) == content:
+            return
+    except ObjectNotFoundError:
+        pass
+    storage.write(uri, content)
 
 
 def find_written(storage: Storage, destination: str, recipe: Recipe) -> dict[str, tuple[StoredShard, ...]]:

@@ -70,8 +70,11 @@ def threads(storage: Storage, count: int) -> StageMap:
     """`count` items at a time, in threads of this process: for many small requests, which mostly wait."""
 
     def run(function: Callable[[Storage, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        with ThreadPoolExecutor(count) as pool:
+        pool = ThreadPoolExecutor(count)
+        try:
             yield from _in_order(pool, partial(function, storage), items)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     return run
 
@@ -106,17 +109,13 @@ def _in_order(pool: Executor, function: Callable[[Item], Result], items: Sequenc
     """The results in the order of the items; the first error of any of them comes instead of a result not yet there."""
     finished: SimpleQueue[Future[Result]] = SimpleQueue()
     futures: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            futures.append(pool.submit(function, item))
-            futures[-1].add_done_callback(finished.put)
-        while futures:
-            while not futures[0].done():
-                finished.get().result()
-            yield futures.popleft().result()
-    finally:
-        for future in futures:
-            future.cancel()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        futures[-1].add_done_callback(finished.put)
+    while futures:
+        while not futures[0].done():
+            finished.get().result()  # of any item, perhaps of one that was given out before: it raises or means nothing
+        yield futures.popleft().result()
 
 
 class _PoolContext(SpawnContext):
@@ -155,9 +154,10 @@ def _start_worker(open_storage: Callable[[], Storage]) -> None:
     global _storage  # noqa: PLW0603 - what a process pool's initializer makes can live nowhere else
     # A terminal's Ctrl-C reaches the workers too; the parent ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _unwind)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _storage = open_storage()
+    # Not before: there is nothing to clean up yet, and the pool would print what an initializer raises.
+    signal.signal(signal.SIGTERM, _unwind)
 
 
 def _unwind(number: int, _: FrameType | None) -> None:

@@ -6,13 +6,14 @@ DESTINATION and hand each other names and digests only.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from packing.admission import admit
-from packing.commit import commit, find_current, find_listed, manifest_uri, remember_listing
+from packing.commit import commit, find_current, find_listed, manifest_uri, point_to, remember_listing
 from packing.errors import UsageError
 from packing.manifest import read_manifest
 from packing.parallel import Progress, StageMap, tracked
@@ -65,6 +66,10 @@ def refresh(
     stored, before any pack is written.
     """
     check_locations(source, destination)
+    if max_rejected < 0:
+        raise UsageError(f"max_rejected: expected a number >= 0, got {max_rejected}")
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise UsageError(f"time_limit: expected seconds above 0, got {time_limit!r}")
     progress = stages.progress
     shards = list_raw_shards(storage, source)
     listed = find_listed(storage, destination, parameters, shards)
@@ -105,6 +110,7 @@ def refresh(
 def _unchanged(storage: Storage, destination: str, recipe: Recipe, shards_scanned: int = 0) -> Refresh:
     uri = manifest_uri(destination, recipe.recipe_id)
     manifest = read_manifest(storage, uri)
+    point_to(storage, destination, recipe.recipe_id)
     return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=shards_scanned, partitions_written=0)
 
 

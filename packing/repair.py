@@ -30,6 +30,8 @@ def repair_masked(packs: _Ints, lengths: _Ints, masked: _Ints, limit: int, parti
     loads = _loads(packs, masked)
     if (loads <= limit).all():
         return packs
+    if loads.sum() > limit * len(packs):
+        raise _no_assignment(partition, limit, f"{loads.sum()} of them for {len(packs)} packs")
     swapped = _swap(packs.copy(), loads, lengths, masked, limit)
     if (_loads(swapped, masked) <= limit).all():
         return swapped

@@ -152,7 +152,7 @@ def load_index(storage: Storage, summary: ShardSummary, number: int, *, destinat
             if last_try:
                 raise InputError(f"{uri}: expected the rows of a segment, found {exc}; run again") from exc
             log.warning("%s: missing or damaged (%s); scanning %s again", uri, exc, summary.shard.uri)
-            _scan_and_save(storage, summary.shard, destination, len(summary.rejected), None)
+            _scan_and_save(storage, summary.shard, destination, summary.records, None)
     raise AssertionError("unreachable")
 
 

@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,9 +87,10 @@ def write_partition(
     masked slots; either before anything is stored.
     """
     folder = _folder(destination, partition)
-    parts = partition_parts(storage, partition, members, parameters, spool)
     written: list[StoredShard] = []
-    with ThreadPoolExecutor(STORES_AT_ONCE, thread_name_prefix="store") as executor:
+    # The executor is left first: what is still being stored must not be given back.
+    with ExitStack() as borrowed, ThreadPoolExecutor(STORES_AT_ONCE, thread_name_prefix="store") as executor:
+        parts = partition_parts(storage, partition, members, parameters, borrowed, spool)
         storing: deque[Future[StoredShard]] = deque()
         for part in parts:
             storing.append(executor.submit(_store, storage, folder, part))
@@ -102,31 +104,38 @@ def write_partition(
 
 
 def partition_parts(
-    storage: Storage, partition: Partition, members: Members, parameters: Parameters, spool: Spool | None = None
+    storage: Storage,
+    partition: Partition,
+    members: Members,
+    parameters: Parameters,
+    borrowed: ExitStack,
+    spool: Spool | None = None,
 ) -> Iterator[Part]:
     """The packed shards of a partition in order, nothing stored.
 
-    A part is valid until STORES_AT_ONCE more were given and the next is asked for, the last ones until another
-    partition's are.
+    A part is valid until STORES_AT_ONCE more were given and the next is asked for, the last ones until `borrowed`,
+    which gets the memory to give back, is closed.
     """
     records = sum(summary.records for summary in members.summaries)
-    with borrowed_buffer(records, members.compact_bytes) as buffer:
-        for summary in members.summaries:
-            _read_sequences(storage, summary, buffer, spool)
-        sequences = buffer.sequences()
-        plan = plan_partition(partition, sequences.lengths, sequences.masked, parameters)
-        sizes = pack_sizes(sequences, plan.packs, parameters)
-        ends = _part_ends(sizes)
-        largest = int(max(sizes[start:end].sum() for start, end in ends))
-        with borrowed_arrays(min(len(ends), STORES_AT_ONCE + 1), largest) as outputs:
-            for number, (start, end) in enumerate(ends):
-                packs = plan.packs[start:end]
-                content = assemble_packs(sequences, packs, parameters, out=outputs[number % len(outputs)])
-                held = packs[packs >= 0]
-                yield Part(number, content, len(packs), len(held), int(sequences.lengths[held].sum(dtype=np.int64)))
+    buffer = borrowed.enter_context(borrowed_buffer(records, members.compact_bytes))
+    for summary in members.summaries:
+        _read_sequences(storage, summary, buffer, spool, whole=members.records is None)
+    sequences = buffer.sequences()
+    plan = plan_partition(partition, sequences.lengths, sequences.masked, parameters)
+    sizes = pack_sizes(sequences, plan.packs, parameters)
+    ends = _part_ends(sizes)
+    largest = int(max(sizes[start:end].sum() for start, end in ends))
+    outputs = borrowed.enter_context(borrowed_arrays(min(len(ends), STORES_AT_ONCE + 1), largest))
+    for number, (start, end) in enumerate(ends):
+        packs = plan.packs[start:end]
+        content = assemble_packs(sequences, packs, parameters, out=outputs[number % len(outputs)])
+        held = packs[packs >= 0]
+        yield Part(number, content, len(packs), len(held), int(sequences.lengths[held].sum(dtype=np.int64)))
 
 
-def _read_sequences(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer, spool: Spool | None) -> None:
+def _read_sequences(
+    storage: Storage, summary: ShardSummary, buffer: SequenceBuffer, spool: Spool | None, *, whole: bool
+) -> None:
     """Append the sequences of the summary's segments to `buffer`, those that the parameters do not allow as well."""
     if not summary.segments:
         return
@@ -136,7 +145,7 @@ def _read_sequences(storage: Storage, summary: ShardSummary, buffer: SequenceBuf
         for name in names:
             spool.load(name, buffer)
     else:
-        _read_again(storage, summary, buffer)
+        _read_again(storage, summary, buffer, whole=whole)
     found = buffer.content_bytes - before
     if found != summary.compact_bytes:
         raise ObjectChangedError(
@@ -145,7 +154,7 @@ def _read_sequences(storage: Storage, summary: ShardSummary, buffer: SequenceBuf
         )
 
 
-def _read_again(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer) -> None:
+def _read_again(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer, *, whole: bool) -> None:
     first, last = summary.segments[0], summary.segments[-1]
     rejected = {rejection.offset for rejection in summary.rejected}
 
@@ -154,7 +163,7 @@ def _read_again(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer)
             raise error
 
     start = Stop(first.first_record, first.start)
-    chunks = read_content(storage, summary.shard, start=first.start, stop=last.stop)
+    chunks = read_content(storage, summary.shard, start=first.start, stop=None if whole else last.stop)
     for _ in take_records(summary.shard.uri, chunks, buffer, on_bad, start=start):
         pass
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -181,8 +182,9 @@ def _remake(storage: Storage, work: tuple[Partition, Members], *, parameters: Pa
     histogram = histogram_of(segments_of(members.summaries), parameters.max_sequence_length)
     try:
         check_strategies(histogram, parameters.max_sequences_per_pack, partition.strategies)
-        parts = partition_parts(storage, partition, members, parameters)
-        shards = tuple((len(part.content), hashlib.sha256(part.content.data).hexdigest()) for part in parts)
+        with ExitStack() as borrowed:
+            parts = partition_parts(storage, partition, members, parameters, borrowed)
+            shards = tuple((len(part.content), hashlib.sha256(part.content.data).hexdigest()) for part in parts)
     except (InputError, VerificationError) as exc:
         return Remade(problem=str(exc))
     return Remade(shards)

@@ -74,7 +74,9 @@ def test_stopped_and_run_again(
         if line.startswith(stage):
             break
     process.send_signal(number)
+    errors = process.stderr.read()
     assert process.wait(60) == status
+    assert "Traceback" not in errors
     deadline = time.monotonic() + 20
     while (left := alive(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)

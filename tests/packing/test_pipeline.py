@@ -274,6 +274,14 @@ def test_a_replaced_raw_shard_stops_the_write_and_leaves_no_manifest() -> None:
     assert not manifests(storage)
 
 
+@pytest.mark.parametrize("wrong", [{"max_rejected": -1}, {"time_limit": 0.0}, {"time_limit": float("nan")}])
+def test_limits_that_cannot_work_are_refused_before_anything_is_read(wrong: dict[str, Any]) -> None:
+    storage = store_with(some_shards(1))
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        refresh(storage, stages_of(serial(storage)), "/raw", "/out", SMALL, **wrong)
+    assert not storage.requests
+
+
 def test_masked_tokens_that_fit_nowhere_are_found_before_anything_is_written() -> None:
     storage = store_with({"a": raw_shard([(10, 10)] * 30), "b": raw_shard([(64, 1)] * 30, seed=1)})
     parameters = Parameters(max_sequence_length=64, max_sequences_per_pack=3, max_predictions_per_sequence=10)
@@ -377,6 +385,12 @@ def test_a_large_shard_is_packed_in_ranges_of_its_records(
     assert all(ranges)
     assert (ranges[0][0], ranges[-1][1]) == (0, 301)
     assert [rejection.record for rejection in outcome.recipe.rejected] == [200]
+    for uri in [uri for uri in storage.objects if uri.endswith(".npz") or "/index/solved/" in uri]:
+        del storage.objects[uri]
+    tight = replace(parameters, max_sequence_length=63)
+    over = pack(storage, tight, max_rejected=50).recipe.rejected
+    assert len(over) > 1
+    assert any(rejection.record == 200 for rejection in over)
     assert outcome.manifest.sequences == 309
     require(verify_dataset(storage, serial(storage), outcome.manifest_uri, "/raw"))
 
@@ -445,6 +459,8 @@ def test_the_recipe_is_announced_before_any_pack_is_written() -> None:
 def test_the_pointer_names_the_newest_manifest() -> None:
     storage = store_with(some_shards(2))
     outcome = pack(storage)
+    pack(storage, replace(SMALL, max_sequences_per_pack=2))
+    assert pack(storage).unchanged
     latest = json.loads(storage.objects["/out/latest.json"])
     assert latest == {"manifest": outcome.manifest_uri, "recipe_id": outcome.recipe.recipe_id}
 

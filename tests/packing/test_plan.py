@@ -92,6 +92,8 @@ def test_swaps_that_get_stuck_are_solved_exactly() -> None:
 def test_no_assignment_is_an_error_that_says_what_to_change() -> None:
     parameters = Parameters(max_sequence_length=4, max_sequences_per_pack=2, max_predictions_per_sequence=4)
     with pytest.raises(InputError, match=r"at most 6 masked tokens each, found that its strategies have none; raise"):
+        plan([Strategy((1, 2), 1), Strategy((3,), 1)], [(1, 4), (2, 4), (3, 0)], parameters)
+    with pytest.raises(InputError, match=r"at most 6 masked tokens each, found 8 of them for 1 packs; raise"):
         plan([Strategy((1, 2), 1)], [(1, 4), (2, 4)], parameters)
 
 
