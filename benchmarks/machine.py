@@ -29,7 +29,7 @@ def machine_facts() -> dict[str, Any]:
         "CPU": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
