@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def find_listed(
     storage: Storage, destination: str, parameters: Parameters, shards: Sequence[RawShard]
-) -> Recipe | None:
+) -> tuple[Recipe, Manifest] | None:
     """As `find_current`, for raw shards that are listed as they were when they led to that dataset."""
     uri = _listing_uri(destination, parameters, shards)
     input_id = read_cached(storage, uri, lambda document: str(document["input_id"]))
@@ -45,8 +45,8 @@ def _listing_uri(destination: str, parameters: Parameters, shards: Sequence[RawS
     return f"{destination}/index/listings/{digest(listing)}.json"
 
 
-def find_current(storage: Storage, destination: str, input_id: str) -> Recipe | None:
-    """The recipe of a dataset that exists, is complete and sound, and was made from exactly this input; or None."""
+def find_current(storage: Storage, destination: str, input_id: str) -> tuple[Recipe, Manifest] | None:
+    """Recipe and manifest of a dataset that exists, is complete and sound, and was made from exactly this input."""
     current = read_cached(storage, _input_uri(destination, input_id), _from_pointer)
     if current is None:
         return None
@@ -64,7 +64,8 @@ def find_current(storage: Storage, destination: str, input_id: str) -> Recipe | 
         found.get(uri) != etag for uri, etag in etags.items()
     ):
         return None
-    return read_sound_recipe(storage, recipe_uri(destination, recipe_id))
+    recipe = read_sound_recipe(storage, recipe_uri(destination, recipe_id))
+    return (recipe, manifest) if recipe else None
 
 
 def _from_pointer(document: Any) -> tuple[str, str, dict[str, str]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
-from packing.errors import ContentError
 from packing.ports import Storage
 from packing.reader import Chunk, read_chunks
-from packing.tfrecord import HEADER_BYTES, compression_of
+from packing.tfrecord import HEADER_BYTES, compression_of, inflate
 from packing.types import RawShard
 
 HEADROOM_BYTES = 1024 * 1024
@@ -65,30 +63,12 @@ def _put_back(head: Chunk, rest: Iterator[Chunk]) -> Iterator[Chunk]:
 
 
 def _inflate(chunks: Iterator[Chunk], window: int, size: int) -> Iterator[Chunk]:
-    """The content of one stream, or of several one after the other, in chunks of CHUNK_BYTES at most."""
     buffer = np.empty(HEADROOM_BYTES + CHUNK_BYTES, dtype=np.uint8)
-    stream = zlib.decompressobj(window)
     offset = 0
-    for chunk in chunks:
-        data, full = bytes(chunk.data), False
-        while data or full:
-            if stream.eof:
-                stream = zlib.decompressobj(window)
-            try:
-                piece = stream.decompress(data, CHUNK_BYTES)
-            except zlib.error as exc:
-                raise _damaged(size, str(exc)) from exc
-            data = stream.unused_data if stream.eof else stream.unconsumed_tail
-            full = len(piece) == CHUNK_BYTES and not stream.eof
-            buffer[HEADROOM_BYTES : HEADROOM_BYTES + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-            yield Chunk(buffer[: HEADROOM_BYTES + len(piece)], HEADROOM_BYTES, offset)
-            offset += len(piece)
-    if not stream.eof:
-        raise _damaged(size, "it ends early")
-
-
-def _damaged(size: int, reason: str) -> ContentError:
-    return ContentError(f"a complete compressed stream of {size} bytes", f"a damaged one ({reason})")
+    for piece in inflate((chunk.data.tobytes() for chunk in chunks), window, size, CHUNK_BYTES):
+        buffer[HEADROOM_BYTES : HEADROOM_BYTES + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+        yield Chunk(buffer[: HEADROOM_BYTES + len(piece)], HEADROOM_BYTES, offset)
+        offset += len(piece)
 
 
 def _between(chunks: Iterator[Chunk], start: int, stop: int | None) -> Iterator[Chunk]:

@@ -6,7 +6,6 @@ DESTINATION and hand each other names and digests only.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from functools import partial
 from packing.admission import admit
 from packing.commit import commit, find_current, find_listed, manifest_uri, point_to, remember_listing
 from packing.errors import UsageError
-from packing.manifest import read_manifest
 from packing.parallel import Progress, StageMap, tracked
 from packing.partition import find_members
 from packing.ports import Storage
 from packing.recipe import contents_of, dataset_input_id
-from packing.scan import list_raw_shards, read_summary, scan_shard
+from packing.scan import list_raw_shards, read_summary, scan_new_shard
 from packing.solve import solve_recipe
+from packing.solvers import check_time_limit
 from packing.spool import Spool
 from packing.types import Manifest, Parameters, Recipe
 from packing.write import write_if_missing
@@ -68,23 +67,22 @@ def refresh(
     check_locations(source, destination)
     if max_rejected < 0:
         raise UsageError(f"max_rejected: expected a number >= 0, got {max_rejected}")
-    if time_limit is not None and not 0 < time_limit < math.inf:
-        raise UsageError(f"time_limit: expected seconds above 0, got {time_limit!r}")
+    check_time_limit(time_limit)
     progress = stages.progress
     shards = list_raw_shards(storage, source)
     listed = find_listed(storage, destination, parameters, shards)
-    if listed and len(listed.rejected) <= max_rejected:
-        return _unchanged(storage, destination, listed)
+    if listed and len(listed[0].rejected) <= max_rejected:
+        return _unchanged(storage, destination, *listed)
     cached = list(stages.lookups(partial(read_summary, destination=destination), shards))
     new = [shard for shard, summary in zip(shards, cached, strict=True) if summary is None]
-    scan = partial(scan_shard, destination=destination, max_rejected=max_rejected, spool=stages.spool)
+    scan = partial(scan_new_shard, destination=destination, max_rejected=max_rejected, spool=stages.spool)
     scanned = iter(tracked(progress, "scan", stages.work(scan, new), len(new)))
     summaries = [summary or next(scanned) for summary in cached]
     summaries = admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
     input_id = dataset_input_id(parameters, contents_of(summaries))
-    if recipe := find_current(storage, destination, input_id):
+    if current := find_current(storage, destination, input_id):
         remember_listing(storage, destination, parameters, shards, input_id)
-        return _unchanged(storage, destination, recipe, shards_scanned=len(new))
+        return _unchanged(storage, destination, *current, shards_scanned=len(new))
     recipe = solve_recipe(storage, stages.work, destination, parameters, summaries, time_limit, progress)
     if on_recipe:
         on_recipe(recipe)
@@ -107,9 +105,10 @@ def refresh(
     )
 
 
-def _unchanged(storage: Storage, destination: str, recipe: Recipe, shards_scanned: int = 0) -> Refresh:
+def _unchanged(
+    storage: Storage, destination: str, recipe: Recipe, manifest: Manifest, *, shards_scanned: int = 0
+) -> Refresh:
     uri = manifest_uri(destination, recipe.recipe_id)
-    manifest = read_manifest(storage, uri)
     point_to(storage, destination, recipe.recipe_id)
     return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=shards_scanned, partitions_written=0)
 

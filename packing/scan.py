@@ -69,12 +69,13 @@ def scan_shard(
     With a `spool` the sequences are kept there for the write.
     """
     cached = read_summary(storage, shard, destination=destination)
-    return cached or _scan_and_save(storage, shard, destination, max_rejected, spool)
+    return cached or scan_new_shard(storage, shard, destination=destination, max_rejected=max_rejected, spool=spool)
 
 
-def _scan_and_save(
-    storage: Storage, shard: RawShard, destination: str, max_rejected: int, spool: Spool | None
+def scan_new_shard(
+    storage: Storage, shard: RawShard, *, destination: str, max_rejected: int = 0, spool: Spool | None = None
 ) -> ShardSummary:
+    """As `scan_shard`, of a shard that is known to have no cached index."""
     uri = _index_uri(destination, shard)
 
     def keep(number: int, sequences: Sequences) -> None:
@@ -144,16 +145,21 @@ def count_lengths(lengths: Any, masked: Any) -> tuple[tuple[int, int, int], ...]
 def load_index(storage: Storage, summary: ShardSummary, number: int, *, destination: str) -> SegmentIndex:
     """The rows of one segment of a scanned shard; the shard is scanned again if they are missing or damaged."""
     uri = f"{_index_uri(destination, summary.shard)}-{number:05d}.npz"
-    for last_try in (False, True):
-        try:
-            with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as arrays:
-                return SegmentIndex(arrays["offsets"], arrays["lengths"], arrays["masked"])
-        except (ObjectNotFoundError, ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as exc:
-            if last_try:
-                raise InputError(f"{uri}: expected the rows of a segment, found {exc}; run again") from exc
-            log.warning("%s: missing or damaged (%s); scanning %s again", uri, exc, summary.shard.uri)
-            _scan_and_save(storage, summary.shard, destination, summary.records, None)
-    raise AssertionError("unreachable")
+    try:
+        return _read_rows(storage, uri)
+    except (ObjectNotFoundError, InputError) as exc:
+        log.warning("%s; scanning %s again", exc, summary.shard.uri)
+    scan_new_shard(storage, summary.shard, destination=destination, max_rejected=summary.records)
+    return _read_rows(storage, uri)
+
+
+def _read_rows(storage: Storage, uri: str) -> SegmentIndex:
+    content = io.BytesIO(storage.read(uri))
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            return SegmentIndex(arrays["offsets"], arrays["lengths"], arrays["masked"])
+    except (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as exc:
+        raise InputError(f"{uri}: expected the rows of a segment, found {exc}; run again") from exc
 
 
 def _index_uri(destination: str, shard: RawShard) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import google_crc32c
 
@@ -19,7 +19,7 @@ HEADER_BYTES = _HEADER.size
 FRAME_BYTES = _HEADER.size + _FOOTER.size
 MAX_RECORD_BYTES = 32 * 1024 * 1024
 """Of a record with its frame; a damaged length must not make a reader wait for the rest of a compressed shard."""
-_CHUNK = 64 * 1024
+_STEP, _MOST = 64 * 1024, 1024 * 1024
 
 
 def masked_crc(data: bytes) -> int:
@@ -36,13 +36,18 @@ def encode_record(payload: bytes) -> bytes:
 
 def frame_size(header: bytes) -> int:
     """Bytes of the frame that begins with these HEADER_BYTES; raises ContentError if that cannot be."""
+    length = _payload_size(header)
+    if length > MAX_RECORD_BYTES - FRAME_BYTES:
+        raise ContentError(f"a record of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
+    return length + FRAME_BYTES
+
+
+def _payload_size(header: bytes) -> int:
     length, crc = _HEADER.unpack(header)
     found = masked_crc(header[:8])
     if crc != found:
         raise ContentError(f"CRC 0x{crc:08x} of the record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
-    if length > MAX_RECORD_BYTES - FRAME_BYTES:
-        raise ContentError(f"a record of at most {MAX_RECORD_BYTES} bytes", f"a length of {length}")
-    return int(length) + FRAME_BYTES
+    return int(length)
 
 
 def payload_of(frame: bytes) -> bytes:
@@ -80,7 +85,7 @@ def decompress(data: bytes, shard: str) -> bytes:
 
 
 def _starts_with_record(data: bytes) -> bool:
-    if len(data) < _HEADER.size:
+    if len(data) < HEADER_BYTES:
         return False
     _, crc = _HEADER.unpack_from(data)
     return bool(crc == masked_crc(data[:8]))
@@ -88,33 +93,47 @@ def _starts_with_record(data: bytes) -> bool:
 
 def _inflate(data: bytes, shard: str, window: int) -> bytes:
     content = bytearray()
+    steps = (data[start : start + _STEP] for start in range(0, len(data), _STEP))
     try:
-        for piece in _decompressed(memoryview(data), window):
+        for piece in inflate(steps, window, len(data), _MOST):
             content += piece
-    except zlib.error as exc:
+    except ContentError as exc:
         record, offset = _end_of_records(bytes(content), shard)
         raise RecordError(
             shard,
             record=record,
             offset=offset,
-            expected=f"a complete compressed stream of {len(data)} bytes",
-            found=f"a damaged one ({exc})",
+            expected=exc.expected,
+            found=exc.found,
             advice="upload the shard again",
         ) from exc
     return bytes(content)
 
 
-def _decompressed(data: memoryview, window: int) -> Iterator[bytes]:
-    """The content of one stream, or of several GZIP members one after the other; raises zlib.error."""
-    while data:
-        stream = zlib.decompressobj(window)
-        for end in range(_CHUNK, len(data) + _CHUNK, _CHUNK):
-            yield stream.decompress(data[end - _CHUNK : end])
+def inflate(data: Iterable[bytes], window: int, size: int, most: int) -> Iterator[bytes]:
+    """The content of one stream of `size` bytes, or of several one after the other, in pieces of `most` bytes at most.
+
+    `window` is zlib's name for the compression. Raises ContentError if a stream is damaged or ends early.
+    """
+    stream = zlib.decompressobj(window)
+    for step in data:
+        rest, full = step, False
+        while rest or full:
             if stream.eof:
-                break
-        else:
-            raise zlib.error("it ends early")
-        data = data[min(end, len(data)) - len(stream.unused_data) :]
+                stream = zlib.decompressobj(window)
+            try:
+                piece = stream.decompress(rest, most)
+            except zlib.error as exc:
+                raise _damaged(size, str(exc)) from exc
+            rest = stream.unused_data if stream.eof else stream.unconsumed_tail
+            full = len(piece) == most and not stream.eof
+            yield piece
+    if not stream.eof:
+        raise _damaged(size, "it ends early")
+
+
+def _damaged(size: int, reason: str) -> ContentError:
+    return ContentError(f"a complete compressed stream of {size} bytes", f"a damaged one ({reason})")
 
 
 def _end_of_records(data: bytes, shard: str) -> tuple[int, int]:
@@ -139,26 +158,26 @@ def read_records(data: bytes, shard: str) -> Iterator[tuple[int, bytes]]:
 
 def read_record_at(data: bytes, offset: int, size: int) -> bytes:
     """The payload of `size` bytes of a record whose frame was checked before."""
-    start = offset + _HEADER.size
+    start = offset + HEADER_BYTES
     return data[start : start + size]
 
 
 def _read_frame(data: bytes, offset: int, shard: str, record: int) -> bytes:
-    def bad(expected: str, found: str) -> RecordError:
-        return RecordError(shard, record=record, offset=offset, expected=expected, found=found)
+    try:
+        return payload_of(_whole_frame(data, offset))
+    except ContentError as exc:
+        raise RecordError(shard, record=record, offset=offset, expected=exc.expected, found=exc.found) from exc
 
+
+def _whole_frame(data: bytes, offset: int) -> bytes:
     remaining = len(data) - offset
     if remaining < FRAME_BYTES:
-        raise bad(f"a record frame of at least {FRAME_BYTES} bytes", f"{remaining} bytes (the shard is cut off)")
-    length, crc = _HEADER.unpack_from(data, offset)
-    found = masked_crc(data[offset : offset + 8])
-    if crc != found:
-        raise bad(f"CRC 0x{crc:08x} of the record's length", f"0x{found:08x} (not a TFRecord, or damaged)")
+        raise ContentError(
+            f"a record frame of at least {FRAME_BYTES} bytes", f"{remaining} bytes (the shard is cut off)"
+        )
+    length = _payload_size(data[offset : offset + HEADER_BYTES])
     if length > remaining - FRAME_BYTES:
-        raise bad(f"a payload of {length} bytes", f"{remaining - FRAME_BYTES} bytes left (the shard is cut off)")
-    payload = read_record_at(data, offset, length)
-    (crc,) = _FOOTER.unpack_from(data, offset + _HEADER.size + length)
-    found = masked_crc(payload)
-    if crc != found:
-        raise bad(f"CRC 0x{crc:08x} of the payload", f"0x{found:08x} (the payload is damaged)")
-    return payload
+        raise ContentError(
+            f"a payload of {length} bytes", f"{remaining - FRAME_BYTES} bytes left (the shard is cut off)"
+        )
+    return data[offset : offset + length + FRAME_BYTES]

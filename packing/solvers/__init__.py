@@ -61,6 +61,12 @@ def solve(
     return solution
 
 
+def check_time_limit(time_limit: float | None) -> None:
+    """Raise UsageError for seconds that are no limit."""
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise UsageError(f"time_limit: expected seconds above 0, got {time_limit!r}")
+
+
 def _refuse_unusable(histogram: Histogram, max_sequences_per_pack: int, solver: str, time_limit: float | None) -> None:
     if isinstance(max_sequences_per_pack, bool) or not isinstance(max_sequences_per_pack, int):
         raise UsageError(f"max_sequences_per_pack: expected an integer, got {max_sequences_per_pack!r}")
@@ -68,7 +74,6 @@ def _refuse_unusable(histogram: Histogram, max_sequences_per_pack: int, solver: 
         raise UsageError(f"max_sequences_per_pack: expected at least 1, got {max_sequences_per_pack}")
     if solver not in SOLVERS:
         raise UsageError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-    if time_limit is not None and not 0 < time_limit < math.inf:
-        raise UsageError(f"time_limit: expected seconds above 0, got {time_limit!r}")
+    check_time_limit(time_limit)
     if not 1 <= histogram.sequences <= _MOST_SEQUENCES:
         raise UsageError(f"histogram: expected 1 to 2^53 sequences, found {histogram.sequences}")

@@ -105,9 +105,10 @@ def solve(
         shards = [RawShard(**entry) for group in groups for entry in group]
         summaries = _admitted(storage, shards, destination, parameters, params["max_rejected"])
         if current := find_current(storage, destination, dataset_input_id(parameters, contents_of(summaries))):
-            _log_recipe(current)
+            unchanged, _ = current
+            _log_recipe(unchanged)
             log.info("nothing changed: the packed dataset of this recipe is complete")
-            return {"recipe_id": current.recipe_id, "unchanged": True, "run_id": ""}, []
+            return {"recipe_id": unchanged.recipe_id, "unchanged": True, "run_id": ""}, []
         limit = params["time_limit"]
         recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries, time_limit=limit)
         _log_recipe(recipe)

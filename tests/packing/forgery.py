@@ -234,3 +234,10 @@ def pass_off(dataset: Dataset, shards: dict[str, bytes]) -> None:
     forge(dataset, edit)
     for name, content in shards.items():
         dataset.storage.objects[f"/raw/{name}"] = content
+
+
+def flip_a_bit(dataset: Dataset) -> None:
+    uri = dataset.manifest["shards"][0]["uri"]
+    content = bytearray(dataset.storage.objects[uri])
+    content[len(content) // 2] ^= 4
+    dataset.storage.objects[uri] = bytes(content)

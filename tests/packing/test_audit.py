@@ -33,6 +33,7 @@ from tests.packing.forgery import (
     PARAMETERS,
     Dataset,
     bad_record,
+    flip_a_bit,
     forge,
     large_shard,
     make_dataset,
@@ -115,13 +116,6 @@ def careless(edit: Callable[[Any], object]) -> Alteration:
 
 def careful(edit: Callable[[Any], object]) -> Alteration:
     return lambda dataset: forge(dataset, edit)
-
-
-def flip_a_bit(dataset: Dataset) -> None:
-    uri = dataset.manifest["shards"][0]["uri"]
-    content = bytearray(dataset.storage.objects[uri])
-    content[len(content) // 2] ^= 4
-    dataset.storage.objects[uri] = bytes(content)
 
 
 def flip_a_bit_of_a_token(dataset: Dataset) -> None:

@@ -10,7 +10,7 @@ from packing.parallel import serial
 from packing.tfrecord import encode_record, read_records
 from packing.verify import Check, require, verify_dataset
 from tests.builders import random_sizes, raw_shard
-from tests.packing.forgery import Dataset, make_dataset, raw_shards, seal_manifest
+from tests.packing.forgery import Dataset, flip_a_bit, make_dataset, raw_shards, seal_manifest
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,6 @@ def packed(sound: Dataset) -> Dataset:
 
 def verify(dataset: Dataset, source: str | None = "/raw") -> list[Check]:
     return verify_dataset(dataset.storage, serial(dataset.storage), dataset.manifest_uri, source)
-
-
-def flip_a_bit(dataset: Dataset) -> None:
-    uri = dataset.manifest["shards"][0]["uri"]
-    content = bytearray(dataset.storage.objects[uri])
-    content[len(content) // 2] ^= 4
-    dataset.storage.objects[uri] = bytes(content)
 
 
 def remove_a_shard(dataset: Dataset) -> None:
