@@ -1,19 +1,26 @@
 # Everything runs from `.venv`, which is made from `requirements.lock`; all state of the demo is in `.demo`.
+# Training also runs on the last TensorFlow for Gaudi, in `.venv-tf215`, which is made from `requirements-tf215.lock`.
 
 VENV := .venv
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/dependencies.installed
 INSTALLED := $(VENV)/stowage.installed
+TF215 := .venv-tf215
+TF215_DEPENDENCIES := $(TF215)/dependencies.installed
 
-# The first of these that runs and is 3.11; a version manager's shim can exist without a Python behind it.
-PYTHON ?= $(shell for python in python3.11 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+# The first of $(2) that runs and is version $(1); a version manager's shim can exist without a Python behind it.
+find_python = $(firstword $(shell for python in $(2); do \
+	$$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null && echo $$python; done))
+PYTHON ?= $(call find_python,3.11,python3.11 python3 python)
+# Gaudi's TensorFlow has Python 3.10; where there is none, 3.11 shows nearly as much.
+PYENV_3_10 = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/python3.10)
+PYTHON_TF215 ?= $(or $(call find_python,3.10,python3.10 $(PYENV_3_10)),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up check test bench lock clean
+.PHONY: help demo up check test test-all bench lock clean
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## Run the whole job on this machine, print its figures and stop everything
 	@$(BIN)/python -m demo run
@@ -25,20 +32,28 @@ check: $(INSTALLED)  ## Lint, types and quick tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not exhaustive"
 
-test: check  ## Everything, with real servers and training
-	$(BIN)/pytest -m slow
+test: check  ## Lint, types and tests, with real servers and training
+	$(BIN)/pytest -m "slow and not exhaustive"
+
+# Making raw data needs a tokenizer and no TensorFlow, so it has no place in the second environment.
+test-all: test $(TF215_DEPENDENCIES)  ## As test, and what takes minutes, and training on TensorFlow 2.15 too
+	$(BIN)/mypy --python-version 3.10 --follow-imports silent --package training
+	$(TF215)/bin/python -m pytest -m "not exhaustive" --ignore tests/training/test_create_pretraining_data.py tests/training
+	STOWAGE_TF215_PYTHON=$(abspath $(TF215)/bin/python) $(BIN)/pytest -m exhaustive
 
 bench: $(INSTALLED)  ## Measure solvers, throughput, memory; keep the tables in benchmarks/results.md
 	@$(BIN)/python -m benchmarks --output benchmarks
 
+LOCK := $(BIN)/uv pip compile --generate-hashes --no-python-downloads --python-platform x86_64-unknown-linux-gnu \
+	--no-annotate --no-header
 lock: $(INSTALLED)  ## Resolve the dependencies of pyproject.toml anew
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --generate-hashes --python-version 3.11 \
-		--python-platform x86_64-unknown-linux-gnu --no-annotate --no-header -o requirements.lock
+	$(LOCK) --python-version 3.11 pyproject.toml --all-extras --group dev -o requirements.lock
+	$(LOCK) --python-version 3.10 --group pyproject.toml:tf215 -o requirements-tf215.lock
 
 clean:  ## Remove the environment, the demo's state and all caches
-	rm -rf $(INSTALLED) $(DEPENDENCIES) $(VENV) .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(INSTALLED) $(DEPENDENCIES) $(VENV) $(TF215_DEPENDENCIES) $(TF215) .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find packing training plugins dags demo benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so an installation that was broken off is made again from the start.
@@ -51,4 +66,11 @@ $(DEPENDENCIES): requirements.lock
 
 $(INSTALLED): $(DEPENDENCIES) pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TF215_DEPENDENCIES): requirements-tf215.lock
+	@test -n "$(PYTHON_TF215)" || { echo "Python 3.10 or 3.11 is needed and was not found; name it: make PYTHON_TF215=/path/to/python3.10" >&2; exit 1; }
+	rm -rf $(TF215)
+	$(PYTHON_TF215) -m venv $(TF215)
+	$(TF215)/bin/pip install --disable-pip-version-check --no-deps --require-hashes -r requirements-tf215.lock
 	@touch $@

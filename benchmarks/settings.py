@@ -19,7 +19,8 @@ class Sizes:
     `growth_units` say how many of them a part takes, and `baseline_shards` how many shards the slow baseline gets.
     `repeats` is how often things that are compared take turns; a figure is the median. Solving all of
     `shuffled_sequences` partition by partition is tried at each of `partition_sequences`, at
-    the smallest on `smallest_shuffled_sequences` only.
+    the smallest on `smallest_shuffled_sequences` only. `train_steps` training steps of `train_examples` are timed, losses
+    are compared after `train_sequences` from `train_seeds` seeds, and `handed_over` steps hand over their metrics.
     """
 
     repeats: int = 3
@@ -37,6 +38,11 @@ class Sizes:
     partition_sequences: tuple[int, ...] = (10_000, 50_000, 300_000)
     shuffled_sequences: int | None = None  # all that the histogram has
     smallest_shuffled_sequences: int = 1_000_000
+    train_examples: int = 4
+    train_steps: int = 15
+    train_sequences: int = 480
+    train_seeds: int = 3
+    handed_over: int = 3000
 
 
 FULL = Sizes()
@@ -54,6 +60,7 @@ QUICK = Sizes(
     partition_sequences=(1_000, 5_000),
     shuffled_sequences=20_000,
     smallest_shuffled_sequences=5_000,
+    handed_over=100,
 )
 
 

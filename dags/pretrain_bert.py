@@ -2,7 +2,12 @@
 
 Runs when `refresh_packed_dataset` commits a new version of the packed dataset below the configured destination, or by
 hand with the URI of a **manifest**. Training runs in a process of its own and is an MLflow run in the experiment
-`bert-pretraining` that names its recipe and manifest.
+`bert-pretraining` that names its recipe and manifest. A task that is stopped saves a checkpoint, and its retry goes on
+from there.
+
+With **compare**, a short training on the packs and on the same sequences padded (or bucketed by length) comes first;
+its MLflow run has the measured speed-up beside the recipe's packing factor, and the loss curves of both over sequences
+seen.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from airflow.sdk.definitions.context import Context
 from stowage_airflow.assets import packed_dataset
 from stowage_airflow.connections import task_errors
 from stowage_airflow.operators import LaunchTrainingOperator
-from stowage_airflow.requests import check_options, choose_manifest
+from stowage_airflow.requests import asks_for_comparison, check_options, choose_manifest
 from stowage_airflow.settings import read_settings
 
 settings = read_settings()
@@ -27,6 +32,13 @@ params = {
         type=["null", "string"],
         title="Manifest",
         description="A packed dataset's manifest; empty for the newest one of the event that started the run.",
+        section="Data",
+    ),
+    "eval_data": Param(
+        None,
+        type=["null", "string"],
+        title="Held-out data",
+        description="Folder or prefix of raw shards to evaluate on, at the end and as often as said below.",
         section="Data",
     ),
     "model": Param(
@@ -69,7 +81,76 @@ params = {
         section="Training",
     ),
     "seed": Param(0, type="integer", minimum=0, description="Initial weights, dropout and order.", section="Training"),
+    "init_checkpoint": Param(
+        None,
+        type=["null", "string"],
+        description="Folder or prefix of a BERT checkpoint (TF1 or TF2) to start from; empty for random weights.",
+        section="Training",
+    ),
+    "checkpoint_every": Param(
+        1000, type="integer", minimum=1, description="Steps between checkpoints.", section="Training"
+    ),
+    "eval_every": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        description="Sequences between evaluations on the held-out data.",
+        section="Evaluation",
+    ),
+    "target_mlm_accuracy": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        maximum=1,
+        description="Training ends once an evaluation reaches it; MLPerf's target is 0.720.",
+        section="Evaluation",
+    ),
+    "strategy": Param(
+        "cpu",
+        enum=["cpu", "mirrored", "hpu"],
+        description="Where to compute: `mirrored` is all GPUs.",
+        section="Device",
+    ),
+    "compute_dtype": Param(
+        "float32", enum=["float32", "bfloat16", "float16"], description="Of matrix products.", section="Device"
+    ),
+    "xla": Param(
+        default=False, type="boolean", description="Compile forward and backward pass with XLA.", section="Device"
+    ),
+    "compare": Param(
+        "no",
+        enum=["no", "padded", "bucketed"],
+        description="Train a while on the packs and, side by side, on the same sequences in this form.",
+        section="Comparison",
+    ),
+    "raw": Param(
+        settings.source or None,
+        type=["null", "string"],
+        title="Raw data",
+        description="The raw shards that the manifest packs.",
+        section="Comparison",
+    ),
+    "compare_steps": Param(
+        20, type="integer", minimum=2, description="Optimizer steps of each side.", section="Comparison"
+    ),
 }
+
+COMPARED = ("model", "vocab_size", "sequences_per_step", "learning_rate", "seed", "strategy", "compute_dtype", "xla")
+TRAINED = (
+    *COMPARED,
+    "steps",
+    "warmup_sequences",
+    "init_checkpoint",
+    "checkpoint_every",
+    "eval_data",
+    "eval_every",
+    "target_mlm_accuracy",
+)
+
+
+def from_form(*names: str) -> dict[str, str]:
+    """Options that have the value of the form's field of the same name."""
+    return {name: f"{{{{ params.{name} }}}}" for name in names}
 
 
 @dag(
@@ -81,10 +162,11 @@ params = {
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
     params=params,
+    render_template_as_native_obj=True,
     tags=["stowage", "training"],
 )
 def pretrain_bert() -> None:
-    """Wire the choice of the data to the training."""
+    """Wire the choice of the data to the comparison, if there is to be one, and to the training."""
 
     @task
     def choose_data(*, params: dict[str, Any]) -> dict[str, str]:
@@ -94,15 +176,30 @@ def pretrain_bert() -> None:
             check_options(context["dag_run"].conf, context["dag"].params)
             return choose_manifest(params, context.get("triggering_asset_events"))
 
+    @task.short_circuit(ignore_downstream_trigger_rules=False)
+    def is_compared(*, params: dict[str, Any]) -> bool:
+        """Whether the form asks for a comparison."""
+        with task_errors():
+            return asks_for_comparison(params)
+
     data = choose_data()
-    LaunchTrainingOperator(
-        task_id="train",
+    compare = LaunchTrainingOperator(
+        task_id="compare",
+        command="compare",
         options={
             "data": data["manifest"],
-            "model_dir": data["model_dir"],
-            **{name: f"{{{{ params.{name} }}}}" for name in params if name not in ("data", "model_dir")},
+            "against": "{{ params.compare }}",
+            "steps": "{{ params.compare_steps }}",
+            **from_form("raw", *COMPARED),
         },
     )
+    train = LaunchTrainingOperator(
+        task_id="train",
+        command="train",
+        options={"data": data["manifest"], "model_dir": data["model_dir"], **from_form(*TRAINED)},
+        trigger_rule="none_failed",
+    )
+    data >> is_compared() >> compare >> train
 
 
 pretrain_bert()

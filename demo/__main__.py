@@ -29,6 +29,7 @@ from demo.stack import DESTINATION, HELD_OUT, REPOSITORY, SOURCE, TRAINING, Stac
 from packing.errors import StowageError
 from packing.ports import Storage
 
+COMPARED_STEPS = 12
 NEEDED = ("airflow", "boto3", "mlflow", "tensorflow", "tokenizers")
 
 
@@ -90,11 +91,11 @@ def run(layout: Layout) -> None:
         refresh_run = refresh_and_train(stack.airflow.api, supervisor, display)
         figures = collect_figures(stack.storage, MlflowApi(stack.mlflow.url), DESTINATION, refresh_run)
         with display.step("packed against padded") as step:
-            speedup = measure_speedup(supervisor, stack, figures.manifest_uri)
-            display.update(step, f"{speedup['speedup']:.2f}x sequences/s")
+            comparison = compare_with_padded(supervisor, stack, figures.manifest_uri)
+            display.update(step, f"{comparison['speedup']:.2f}x sequences/s")
     layout.complete.touch()
     console = Console(highlight=False, soft_wrap=True)
-    console.print(figures_table(figures, speedup))
+    console.print(figures_table(figures, comparison))
     console.print(f"Done in {time.monotonic() - started:.0f} s. Where to look:")
     console.print("  make up   the same services in the browser, with this run in Airflow and MLflow")
     console.print(f"  recipe    {layout.object_path(figures.recipe_uri)}")
@@ -147,11 +148,14 @@ def start(layout: Layout, supervisor: Supervisor, display: Display) -> Stack:
     return start_stack(supervisor, display, layout.state, bring_data)
 
 
-def measure_speedup(supervisor: Supervisor, stack: Stack, manifest: str) -> dict[str, Any]:
+def compare_with_padded(supervisor: Supervisor, stack: Stack, manifest: str) -> dict[str, Any]:
     """Steps on packs and on padded sequences, side by side in a process of its own."""
     options = {
         "--data": manifest,
         "--raw": SOURCE,
+        "--steps": str(COMPARED_STEPS),
+        "--sequences-per-step": "16",
+        "--tracking-uri": stack.mlflow.url,
         "--model": TRAINING["MODEL"],
         "--vocab-size": TRAINING["VOCAB_SIZE"],
     }
@@ -159,11 +163,11 @@ def measure_speedup(supervisor: Supervisor, stack: Stack, manifest: str) -> dict
         sys.executable,
         "-m",
         "training",
-        "speedup",
+        "compare",
         "--json",
         *(text for pair in options.items() for text in pair),
     ]
-    job = supervisor.start_job("speedup", command, stack.environment)
+    job = supervisor.start_job("compare", command, stack.environment)
     job.wait()
     return dict(json.loads(job.log.read_text(encoding="utf-8").splitlines()[-1]))
 

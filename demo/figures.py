@@ -50,8 +50,8 @@ def collect_figures(storage: Storage, mlflow: MlflowApi, destination: str, refre
     )
 
 
-def figures_table(figures: Figures, speedup: Mapping[str, Any]) -> Table:
-    """What people ask for first; `speedup` is what `python -m training speedup --json` printed."""
+def figures_table(figures: Figures, comparison: Mapping[str, Any]) -> Table:
+    """What people ask for first; `comparison` is what `python -m training compare --json` printed."""
     statistics, manifest = figures.recipe.statistics, figures.manifest
     table = Table(title="Packed dataset and training", show_header=False)
     first, last, steps = figures.mlm_losses[0], figures.mlm_losses[-1], len(figures.mlm_losses)
@@ -64,7 +64,7 @@ def figures_table(figures: Figures, speedup: Mapping[str, Any]) -> Table:
         "packing factor": f"{statistics['packing_factor']:.4f} sequences a pack",
         "MLM loss": f"{first:.3f} at the first step, {last:.3f} at the last of {steps}",
         "real tokens/s": f"{figures.real_tokens_per_second:,.0f} in training",
-        "packed over padded": f"{speedup['speedup']:.2f}x sequences/s, {speedup['steps']} steps of each side by side",
+        "packed over padded": f"{comparison['speedup']:.2f}x sequences/s, over {comparison['sequences']} sequences",
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from packing.compiled import compiled, entry_point, read_only
+from packing.compiled import compiled, entry_point, prefetch, read_only
 from packing.crc32c import crc32c_address, masked_crc_at
 from packing.errors import VerificationError
 from packing.features import packed_features
@@ -19,6 +19,16 @@ from packing.sequences import ROW_TYPES, Sequences
 from packing.tfrecord import FRAME_BYTES
 from packing.types import Parameters
 from packing.wire import copy_bytes
+from packing.wire_out import (
+    field_size,
+    put_field,
+    put_positions,
+    put_uint32,
+    put_varint,
+    repeat_float,
+    repeat_varint,
+    varint_size,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[Any]
@@ -31,6 +41,11 @@ _NAMES = np.array([list(feature.name.encode().ljust(32, b"\0")) for feature in _
 _LISTS = np.array([0x12 if feature.dtype == "float32" else 0x1A for feature in _FEATURES], dtype=np.uint8)
 _IDS, _MASK, _MASKED_IDS, _MASKED_POSITIONS, _MASKED_WEIGHTS = range(5)
 _LABELS, _STARTS, _WEIGHTS, _POSITIONS, _SEGMENTS = range(5, 10)
+
+_AHEAD = 2
+"""How many packs ahead of the one that is written its sequences are fetched."""
+_LINE = 64
+"""Bytes of memory that are fetched together."""
 
 _GOOD, _UNSOUND, _EMPTY, _TOO_LONG, _TOO_MANY, _TOO_MASKED, _NO_ROOM = range(7)
 _EXPECTED = {
@@ -97,7 +112,7 @@ def _measure_packs(content: Bytes, rows: Rows, packs: Ints, limits: Limits, reco
         problem = _measure(content, rows, packs[i], limits, sizes)
         if problem != _GOOD:
             return i, problem
-        records[i] = FRAME_BYTES + _field_size(_features_size(sizes))
+        records[i] = FRAME_BYTES + field_size(_features_size(sizes))
     return len(packs), _GOOD
 
 
@@ -110,26 +125,45 @@ def _write_packs(
     positions = np.empty(3 * limits[0], np.uint8)
     end = 0
     for i in range(limits[0]):
-        end = _put_varint(positions, end, i)
+        end = put_varint(positions, end, i)
     base = out.ctypes.data
     at = 0
     for i in range(len(packs)):
+        _look_ahead(content, rows, packs, i)
         problem = _measure(content, rows, packs[i], limits, sizes)
         if problem != _GOOD:
             return i, problem, at
         features = _features_size(sizes)
-        payload = _field_size(features)
+        payload = field_size(features)
         if payload + FRAME_BYTES > len(out) - at:
             return i, _NO_ROOM, at
-        _put_uint32(out, at, payload)
-        _put_uint32(out, at + 4, payload >> 32)
-        _put_uint32(out, at + 8, masked_crc_at(crc32c, base + at, 8))
+        put_uint32(out, at, payload)
+        put_uint32(out, at + 4, payload >> 32)
+        put_uint32(out, at + 8, masked_crc_at(crc32c, base + at, 8))
         start = at + 12
-        at = _put_field(out, start, 0x0A, features)
+        at = put_field(out, start, 0x0A, features)
         at = _write_features(content, rows, packs[i], sizes, positions, out, at)
-        _put_uint32(out, at, masked_crc_at(crc32c, base + start, payload))
+        put_uint32(out, at, masked_crc_at(crc32c, base + start, payload))
         at += 4
     return len(packs), _GOOD, at
+
+
+@compiled
+def _look_ahead(content: Bytes, rows: Rows, packs: Ints, i: int) -> None:
+    """Have what packs after the `i`-th need brought near: rows, then content; a pack's are all over the memory."""
+    starts, _, lengths, token_bytes, masked, masked_id_bytes, labels = rows
+    if i + 2 * _AHEAD < len(packs):
+        for sequence in packs[i + 2 * _AHEAD]:
+            prefetch(starts.ctypes.data + 8 * sequence)
+            for row in (lengths, token_bytes, masked, masked_id_bytes):
+                prefetch(row.ctypes.data + 4 * sequence)
+            prefetch(labels.ctypes.data + sequence)
+    if i + _AHEAD < len(packs):
+        for sequence in packs[i + _AHEAD]:
+            if _is_sound(content, rows, sequence):
+                last, size = _piece(rows, sequence, _MASKED_POSITIONS)
+                for at in range(starts[sequence], last + size, _LINE):
+                    prefetch(content.ctypes.data + at)
 
 
 @compiled
@@ -150,10 +184,10 @@ def _measure(content: Bytes, rows: Rows, pack: Ints, limits: Limits, sizes: Ints
         count += 1
         begin, size = _piece(rows, i, _MASKED_POSITIONS)
         sizes[_IDS] += token_bytes[i] - lengths[i]
-        sizes[_MASK] += (_varint_size(count) - 1) * lengths[i]
+        sizes[_MASK] += (varint_size(count) - 1) * lengths[i]
         sizes[_MASKED_IDS] += masked_id_bytes[i] - masked[i]
         sizes[_MASKED_POSITIONS] += _more_bytes_of_positions(content[begin : begin + size], tokens)
-        sizes[_STARTS] += _varint_size(tokens) - 1
+        sizes[_STARTS] += varint_size(tokens) - 1
         sizes[_POSITIONS] += _positions_size(lengths[i]) - lengths[i]
         tokens += lengths[i]
         masked_tokens += masked[i]
@@ -214,20 +248,9 @@ def _features_size(sizes: Ints) -> int:
     """Bytes of all features: four nested fields around the packed values of each."""
     total = 0
     for which in range(10):
-        feature = _field_size(_field_size(sizes[which]))
-        total += _field_size(_field_size(_NAME_SIZES[which]) + _field_size(feature))
+        feature = field_size(field_size(sizes[which]))
+        total += field_size(field_size(_NAME_SIZES[which]) + field_size(feature))
     return total
-
-
-@compiled
-def _field_size(size: int) -> int:
-    return 1 + _varint_size(size) + size
-
-
-@compiled
-def _varint_size(value: int) -> int:
-    """Bytes of a varint of at most 5 bytes."""
-    return 1 + (value >= 1 << 7) + (value >= 1 << 14) + (value >= 1 << 21) + (value >= 1 << 28)
 
 
 @compiled
@@ -243,7 +266,7 @@ def _write_features(content: Bytes, rows: Rows, pack: Ints, sizes: Ints, positio
                 number += 1
                 at = _write_values(content, rows, i, which, number, offset, positions, out, at)
                 offset += lengths[i]
-        at = _repeat_varint(out, at, 0, end - at)
+        at = repeat_varint(out, at, 0, end - at)
     return at
 
 
@@ -257,17 +280,17 @@ def _write_values(
     if which in (_IDS, _SEGMENTS, _MASKED_IDS):
         return copy_bytes(content, begin, size, out, at)
     if which == _MASK:
-        return _repeat_varint(out, at, number, lengths[i])
+        return repeat_varint(out, at, number, lengths[i])
     if which == _POSITIONS:
         return copy_bytes(positions, 0, _positions_size(lengths[i]), out, at)
     if which == _MASKED_POSITIONS:
-        return _put_positions(content[begin : begin + size], offset, out, at)
+        return put_positions(content[begin : begin + size], offset, out, at)
     if which == _MASKED_WEIGHTS:
-        return _repeat_float(out, at, number, masked[i])
+        return repeat_float(out, at, number, masked[i])
     if which == _STARTS:
-        return _put_varint(out, at, offset)
+        return put_varint(out, at, offset)
     if which == _WEIGHTS:
-        return _repeat_float(out, at, 1, 1)
+        return repeat_float(out, at, 1, 1)
     out[at] = labels[i]
     return at + 1
 
@@ -275,61 +298,12 @@ def _write_values(
 @compiled
 def _put_names(out: Bytes, at: int, which: int, size: int) -> int:
     """All of a feature that stands before its `size` bytes of packed values."""
-    packed = _field_size(size)
-    feature = _field_size(packed)
-    at = _put_field(out, at, 0x0A, _field_size(_NAME_SIZES[which]) + _field_size(feature))
-    at = _put_field(out, at, 0x0A, _NAME_SIZES[which])
+    packed = field_size(size)
+    feature = field_size(packed)
+    at = put_field(out, at, 0x0A, field_size(_NAME_SIZES[which]) + field_size(feature))
+    at = put_field(out, at, 0x0A, _NAME_SIZES[which])
     for i in range(_NAME_SIZES[which]):
         out[at + i] = _NAMES[which, i]
-    at = _put_field(out, at + _NAME_SIZES[which], 0x12, feature)
-    at = _put_field(out, at, _LISTS[which], packed)
-    return _put_field(out, at, 0x0A, size)
-
-
-@compiled
-def _put_field(out: Bytes, at: int, tag: int, size: int) -> int:
-    out[at] = tag
-    return _put_varint(out, at + 1, size)
-
-
-@compiled
-def _put_varint(out: Bytes, at: int, value: int) -> int:
-    while value >= 0x80:
-        out[at] = value & 0x7F | 0x80
-        value >>= 7
-        at += 1
-    out[at] = value
-    return at + 1
-
-
-@compiled
-def _repeat_varint(out: Bytes, at: int, value: int, times: int) -> int:
-    if value < 0x80:
-        filled = out[at : at + times]
-        for i in range(len(filled)):
-            filled[i] = value
-        return at + times
-    for _ in range(times):
-        at = _put_varint(out, at, value)
-    return at
-
-
-@compiled
-def _repeat_float(out: Bytes, at: int, value: int, times: int) -> int:
-    bits = int(np.float32(value).view(np.uint32))
-    filled = out[at : at + 4 * times]
-    for i in range(0, len(filled), 4):
-        _put_uint32(filled, i, bits)
-    return at + 4 * times
-
-
-@compiled
-def _put_positions(positions: Bytes, offset: int, out: Bytes, at: int) -> int:
-    for i in range(len(positions) // 2):
-        at = _put_varint(out, at, positions[2 * i] + 256 * positions[2 * i + 1] + offset)
-    return at
-
-
-@compiled
-def _put_uint32(out: Bytes, at: int, value: int) -> None:
-    out[at], out[at + 1], out[at + 2], out[at + 3] = value, value >> 8, value >> 16, value >> 24
+    at = put_field(out, at + _NAME_SIZES[which], 0x12, feature)
+    at = put_field(out, at, _LISTS[which], packed)
+    return put_field(out, at, 0x0A, size)

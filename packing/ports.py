@@ -60,6 +60,10 @@ class Storage(Protocol):
         """Create or replace the object, wholly or not at all; `data` is left alone until this returns."""
         ...
 
+    def delete(self, uri: str) -> None:
+        """Remove the object; that there is none is no error."""
+        ...
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -133,6 +137,10 @@ class MemoryStorage:
         self.requests.append(("write", uri))
         self.objects[uri] = bytes(data)
         return self._info(uri)
+
+    def delete(self, uri: str) -> None:
+        self.requests.append(("delete", uri))
+        self.objects.pop(uri, None)
 
     def _content(self, uri: str) -> bytes:
         if uri not in self.objects:

@@ -6,18 +6,19 @@ Runtime values (steps done, sequences seen) live in `training.train.Progress`, n
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from packing.errors import UsageError
 
-CONFIG_FILE = "config.json"
-MODES = ("packed", "padded")
-STRATEGIES = ("cpu", "mirrored")
+MODES = ("packed", "padded", "bucketed")
+STRATEGIES = ("cpu", "mirrored", "multi-worker", "hpu")
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
-_Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
+Config = TypeVar("Config", "ModelConfig", "TrainingConfig")
 
 
 @dataclass(frozen=True)
@@ -73,56 +74,103 @@ def load_model_config(name: str) -> ModelConfig:
         return MODELS[name]
     if not name.endswith(".json"):
         raise UsageError(f"model: expected {', '.join(MODELS)} or a path to a .json file, got {name!r}")
-    document = _read_json(Path(name))
+    try:
+        content = Path(name).read_bytes()
+    except OSError as exc:
+        raise UsageError(f"{name}: not a readable JSON file ({exc})") from exc
+    document = parse_json(content, name)
     activation = document.pop("hidden_act", "gelu")
     if activation != "gelu":
         raise UsageError(f"{name}: hidden_act: expected 'gelu', got {activation!r}")
-    return _build(ModelConfig, document, name)
+    return build(ModelConfig, document, name)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training run. Exactly one of `steps` and `sequences` may be given; with neither, one pass over the data.
 
-    `data` is a manifest's URI in mode "packed" and a prefix of raw shards in mode "padded". Batches, schedules and
-    stopping count sequences, never packs, so that both modes mean the same.
+    `data` names manifests in mode "packed" (epoch e reads number e modulo their number: the same raw data packed with
+    other seeds), and one prefix of raw shards in the modes "padded" and "bucketed". Batches, schedules, evaluations and
+    stopping count sequences, never packs, so that all modes mean the same. `cache_bytes` bounds the local copies of
+    shards and with them how far records are shuffled; None is no bound.
     """
 
-    data: str
+    data: tuple[str, ...]
     mode: str = "packed"
     steps: int | None = None
     sequences: int | None = None
     sequences_per_step: int = 32
+    micro_batches: int = 1
     learning_rate: float = 4.25e-4
     warmup_sequences: int = 0
+    decay_power: float = 1.0
     weight_decay: float = 0.01
     seed: int = 0
+    init_checkpoint: str | None = None
     strategy: str = "cpu"
+    compute_dtype: str = "float32"
+    xla: bool = False
+    deterministic: bool = False
+    cache_bytes: int | None = None
     log_every: int = 10
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     eval_data: str | None = None
     eval_sequences: int | None = None
+    eval_every: int | None = None
+    target_mlm_accuracy: float | None = None
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, MODES)
         _check_choice("strategy", self.strategy, STRATEGIES)
+        _check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         if self.steps is not None and self.sequences is not None:
             raise UsageError("steps and sequences: expected at most one of them, got both")
-        if (self.mode == "packed") != is_manifest(self.data):
-            raise UsageError(
-                f"data: mode {self.mode} reads {'a manifest (.json)' if self.mode == 'packed' else 'a raw prefix'}, "
-                f"got {self.data!r}"
-            )
-        if self.eval_data is not None and is_manifest(self.eval_data):
-            raise UsageError(f"eval_data: expected a prefix of raw shards, got the manifest {self.eval_data!r}")
-        for name in ("steps", "sequences", "sequences_per_step", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in _COUNTS:
             _check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_sequences", "seed", "weight_decay", "learning_rate"):
+        for name in ("warmup_sequences", "seed", "weight_decay", "learning_rate", "decay_power"):
             _check_at_least(name, getattr(self, name), 0)
-        _check_at_least("eval_sequences", self.eval_sequences, 1)
         if self.seed >= 2**31:
             raise UsageError(f"seed: expected less than 2^31, got {self.seed}")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise UsageError(f"peak_tflops: expected a number > 0, got {self.peak_tflops!r}")
+        self._check_data()
+        self._check_evaluation()
+
+    def _check_data(self) -> None:
+        if not self.data:
+            raise UsageError("data: expected a manifest or a raw prefix, got none")
+        for uri in self.data:
+            if (self.mode == "packed") != is_manifest(uri):
+                wanted = "a manifest (.json)" if self.mode == "packed" else "a raw prefix"
+                raise UsageError(f"data: mode {self.mode} reads {wanted}, got {uri!r}")
+        if len(self.data) > 1 and self.mode != "packed":
+            raise UsageError(f"data: mode {self.mode} reads one raw prefix, got {len(self.data)}")
+
+    def _check_evaluation(self) -> None:
+        if self.eval_data is not None and is_manifest(self.eval_data):
+            raise UsageError(f"eval_data: expected a prefix of raw shards, got the manifest {self.eval_data!r}")
+        for name in ("eval_sequences", "eval_every", "target_mlm_accuracy"):
+            if getattr(self, name) is not None and self.eval_data is None:
+                raise UsageError(f"{name}: expected eval_data with it, got none")
+        target = self.target_mlm_accuracy
+        if target is not None and not 0 < target <= 1:
+            raise UsageError(f"target_mlm_accuracy: expected 0 < accuracy <= 1, got {target!r}")
+
+
+_COUNTS = (
+    "steps",
+    "sequences",
+    "sequences_per_step",
+    "micro_batches",
+    "cache_bytes",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "eval_sequences",
+    "eval_every",
+)
 
 
 def is_manifest(uri: str) -> bool:
@@ -130,50 +178,19 @@ def is_manifest(uri: str) -> bool:
     return uri.endswith(".json")
 
 
-@dataclass(frozen=True)
-class SavedConfig:
-    """`config.json` in the model folder: all that evaluating or resuming needs beside the checkpoints."""
-
-    model: ModelConfig
-    training: TrainingConfig
-    recipe_id: str | None
-    run_id: str
-
-    def save(self, folder: Path) -> None:
-        """Write it, wholly or not at all."""
-        temporary = folder / f"{CONFIG_FILE}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(folder / CONFIG_FILE)
-
-    @classmethod
-    def load(cls, folder: Path) -> SavedConfig:
-        """Raises UsageError if `folder` holds no readable `config.json`."""
-        path = folder / CONFIG_FILE
-        document = _read_json(path)
-        try:
-            return cls(
-                model=_build(ModelConfig, document["model"], str(path)),
-                training=_build(TrainingConfig, document["training"], str(path)),
-                recipe_id=document["recipe_id"],
-                run_id=document["run_id"],
-            )
-        except KeyError as exc:
-            raise UsageError(
-                f"{path}: expected the field {exc}, found none; it was not written by a training run"
-            ) from exc
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def parse_json(content: bytes, source: str) -> dict[str, Any]:
+    """The JSON object in `content`; raises UsageError naming `source` if it is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{path}: not a readable JSON file ({exc})") from exc
+        document = json.loads(content)
+    except ValueError as exc:
+        raise UsageError(f"{source}: not a readable JSON file ({exc})") from exc
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: expected a JSON object, found a {type(document).__name__}")
+        raise UsageError(f"{source}: expected a JSON object, found a {type(document).__name__}")
     return document
 
 
-def _build(kind: type[_Config], document: Mapping[str, Any], source: str) -> _Config:
+def build(kind: type[Config], document: Mapping[str, Any], source: str) -> Config:
+    """The dataclass `kind` of the fields in `document`; raises UsageError naming `source` for any that do not fit."""
     unknown = sorted(set(document) - {field.name for field in fields(kind)})
     if unknown:
         raise UsageError(f"{source}: unknown fields {', '.join(unknown)}")
@@ -189,5 +206,5 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_at_least(name: str, value: float | None, low: int) -> None:
-    if value is not None and not value >= low:
+    if value is not None and not low <= value < math.inf:
         raise UsageError(f"{name}: expected a number >= {low}, got {value!r}")

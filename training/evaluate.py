@@ -1,19 +1,20 @@
-"""Evaluation: the same figures for the same sequences, packed or padded."""
+"""Evaluation: the same figures for the same sequences, packed or padded, on any number of replicas."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from packing.errors import InputError
 from packing.ports import Storage
 from training.checkpoint import restore_weights
-from training.config import SavedConfig
-from training.data import check_model, evaluation_batches, open_examples
-from training.loss import LossSums, loss_sums
+from training.data import Examples, batch_errors, check_model, evaluation_batches, open_examples
+from training.devices import Worker, local_replicas, open_strategy
+from training.loss import Counts, LossSums, count, loss_sums
 from training.model import Batch, Bert
+from training.saved import SavedConfig
+from training.shards import Cache
 
 
 @dataclass(frozen=True)
@@ -32,35 +33,69 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    storage: Storage, data: str, model_dir: Path, *, batch_size: int = 8, cache: Path | None = None
+    storage: Storage, data: str, model_dir: str, *, cache: Cache, batch_size: int = 8
 ) -> Evaluation:
     """Evaluate the latest checkpoint in `model_dir` on all of a manifest's packs or a raw prefix's sequences."""
-    saved = SavedConfig.load(model_dir)
-    examples = open_examples(storage, data, cache or model_dir / "cache")
+    saved = SavedConfig.load(storage, model_dir)
+    examples = open_examples(storage, data, cache)
     check_model(examples, saved.model)
-    model = Bert(saved.model)
-    restore_weights(model, model_dir)
-    return evaluate(model, evaluation_batches(examples, saved.model, batch_size=batch_size), data)
+    strategy = open_strategy("cpu")
+    with strategy.scope():
+        model = Bert(saved.model)
+    restore_weights(storage, model, model_dir)
+    return Evaluator(strategy, Worker(), model, examples, batch_size=batch_size)()
 
 
-def evaluate(model: Bert, batches: tf.data.Dataset, uri: str) -> Evaluation:
-    """Evaluate without dropout, sums in float64; raises InputError naming `uri` for examples of a wrong form."""
+class Evaluator:
+    """Evaluates `model` on the first `limit` examples (all by default), without dropout, whenever it is called.
 
-    def batch_sums(batch: Batch) -> tf.Tensor:
-        return tf.stack(loss_sums(model(batch), batch))
+    `batch_size` is that of one replica. All workers of a strategy must call it together; each gets the same figures.
+    """
 
-    compiled = tf.function(batch_sums, input_signature=[batches.element_spec])
-    total = tf.zeros([len(LossSums._fields)], tf.float64)
-    try:
-        for batch in batches:
-            total += tf.cast(compiled(batch), tf.float64)
-    except tf.errors.InvalidArgumentError as exc:
-        raise InputError(f"{uri}: {exc.message}") from exc
-    sums = LossSums(*(float(value) for value in total.numpy()))
-    masked, sequences = max(sums.masked_tokens, 1), max(sums.sequences, 1)
+    def __init__(
+        self,
+        strategy: Any,
+        worker: Worker,
+        model: Bert,
+        examples: Examples,
+        *,
+        batch_size: int = 8,
+        limit: int | None = None,
+    ) -> None:
+        self._strategy, self._model, self._examples = strategy, model, examples
+        self._batches = evaluation_batches(
+            examples,
+            model.config,
+            batch_size=batch_size,
+            limit=limit,
+            shares=local_replicas(strategy, worker),
+            replicas=strategy.num_replicas_in_sync,
+        )
+        self._sums_of = tf.function(self._batch_sums)
+
+    def __call__(self) -> Evaluation:
+        """Sums are added up in float64; raises InputError naming the data for examples of a wrong form."""
+        total = tf.zeros([len(LossSums._fields) + len(Counts._fields)], tf.float64)
+        batches = self._strategy.distribute_datasets_from_function(lambda _: self._batches)
+        with batch_errors([self._examples]):
+            for batch in batches:
+                total += tf.cast(self._sums_of(batch), tf.float64)
+        values = [float(value) for value in total.numpy()]
+        return _means(LossSums(*values[: len(LossSums._fields)]), Counts(*values[len(LossSums._fields) :]))
+
+    def _batch_sums(self, batch: Any) -> tf.Tensor:
+        def on_replica(share: Batch) -> tf.Tensor:
+            return tf.stack([*loss_sums(self._model(share), share), *count(share, self._model.dtype)])
+
+        sums = self._strategy.run(on_replica, args=(batch,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+
+def _means(sums: LossSums, counts: Counts) -> Evaluation:
+    masked, sequences = max(counts.masked_tokens, 1), max(counts.sequences, 1)
     return Evaluation(
-        sequences=int(sums.sequences),
-        masked_tokens=int(sums.masked_tokens),
+        sequences=int(counts.sequences),
+        masked_tokens=int(counts.masked_tokens),
         mlm_loss=sums.mlm_loss / masked,
         mlm_accuracy=sums.mlm_correct / masked,
         nsp_loss=sums.nsp_loss / sequences,

@@ -1,28 +1,24 @@
-"""What a run reports: the figures of each step, throughput, and their way to the tracker beside the training loop."""
+"""What a run reports: the figures of each step, and of many."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-
-from packing.errors import TrackingError
-from packing.ports import Metric, Run
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """One step, on the host. Losses are means over its masked tokens and its sequences; `seconds` is wall time."""
+    """One step, on the host. Losses are means over its masked tokens and its sequences.
+
+    `examples` are those that hold a sequence, `slots` are of all, empty ones included; `seconds` is the wall
+    time of the step, of which it waited `input_seconds` for its batch; `flops` is what it computed, 0 if not known.
+    """
 
     step: int
     sequences_seen: int
     examples: int
     sequences: int
     real_tokens: int
+    slots: int
     mlm_loss: float
     mlm_accuracy: float
     nsp_loss: float
@@ -30,9 +26,12 @@ class StepFigures:
     gradient_norm: float
     learning_rate: float
     seconds: float
+    input_seconds: float
+    flops: float = 0.0
+    loss_scale: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        return {
+        values = {
             "loss/mlm": self.mlm_loss,
             "loss/nsp": self.nsp_loss,
             "accuracy/mlm": self.mlm_accuracy,
@@ -40,7 +39,10 @@ class StepFigures:
             "gradient_norm": self.gradient_norm,
             "learning_rate": self.learning_rate,
             "sequences_seen": float(self.sequences_seen),
+            "sequences_per_step": float(self.sequences),
+            "packs_per_step": float(self.examples),
         }
+        return values if self.loss_scale is None else {**values, "loss_scale": self.loss_scale}
 
 
 @dataclass
@@ -50,23 +52,36 @@ class Throughput:
     examples: int = 0
     sequences: int = 0
     real_tokens: int = 0
+    slots: int = 0
     seconds: float = 0.0
+    input_seconds: float = 0.0
+    flops: float = 0.0
 
     def add(self, figures: StepFigures) -> None:
         self.examples += figures.examples
         self.sequences += figures.sequences
         self.real_tokens += figures.real_tokens
+        self.slots += figures.slots
         self.seconds += figures.seconds
+        self.input_seconds += figures.input_seconds
+        self.flops += figures.flops
 
-    def rates(self) -> dict[str, float]:
-        """Per second, by metric name; empty before any step was added."""
-        if not self.seconds:
+    def rates(self, peak_flops: float | None = None) -> dict[str, float]:
+        """By metric name, empty before any step was added; MFU if `peak_flops`, of all devices, is given."""
+        if not (self.seconds and self.slots):
             return {}
-        return {
+        real = self.real_tokens / self.slots
+        rates = {
             "throughput/sequences_per_second": self.sequences / self.seconds,
             "throughput/packs_per_second": self.examples / self.seconds,
             "throughput/real_tokens_per_second": self.real_tokens / self.seconds,
+            "throughput/padding_fraction": 1 - real,
+            "throughput/input_wait_fraction": self.input_seconds / self.seconds,
         }
+        if not (peak_flops and self.flops):
+            return rates
+        mfu = self.flops / self.seconds / peak_flops
+        return {**rates, "throughput/mfu": mfu, "throughput/mfu_real_tokens": mfu * real}
 
 
 @dataclass
@@ -85,51 +100,3 @@ class Totals:
             self.throughput.add(figures)
         self.last = figures
         self.real_tokens += figures.real_tokens
-
-
-@dataclass
-class MetricSender:
-    """Sends metrics to a tracked run from one background thread; the training thread only appends to a list.
-
-    While the server is away, metrics wait in memory and go with the next batch; `close` sends what is left and raises
-    TrackingError if the server still refuses.
-    """
-
-    run: Run
-    _waiting: list[Metric] = field(default_factory=list)
-    _sending: list[Metric] = field(default_factory=list)
-    _future: Future[None] | None = None
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="metrics"))
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        now = time.time_ns() // 1_000_000
-        self._waiting.extend(Metric(key, value, step, now) for key, value in values.items())
-
-    def flush(self) -> None:
-        """Start sending what waits, unless an earlier batch is still under way."""
-        if self._future is not None and not self._future.done():
-            return
-        self._collect()
-        if self._waiting:
-            self._sending, self._waiting = self._waiting, []
-            self._future = self._pool.submit(self.run.log_metrics, list(self._sending))
-
-    def close(self) -> None:
-        """Wait for the batch under way, then send the rest."""
-        self._pool.shutdown(wait=True)
-        self._collect()
-        if self._waiting:
-            self.run.log_metrics(self._waiting)
-            self._waiting = []
-
-    def _collect(self) -> None:
-        """Take back the last batch if it was not delivered."""
-        future, self._future = self._future, None
-        if future is None:
-            return
-        try:
-            future.result()
-        except TrackingError as exc:
-            logger.warning("metrics not delivered, kept for the next batch: %s", exc)
-            self._waiting = self._sending + self._waiting
-        self._sending = []

@@ -3,6 +3,9 @@
 What packing changes: attention is blocked between sequences (`masks`), position embeddings follow `positions`, MLM
 counts every masked slot whose weight is above 0, and NSP reads the [CLS] of each sequence. Nothing depends on K.
 Weights bear the names of the published TF1 checkpoints; GELU is their tanh approximation.
+
+Matrix products and what they are fed with have the compute dtype; sums of embeddings, layer norms, softmax and logits
+have the dtype of the weights, as 16 bits would lose what matters there (Micikevicius et al. 2017, arXiv 1710.03740).
 """
 
 from __future__ import annotations
@@ -76,11 +79,14 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Bert(tf.Module):  # type: ignore[misc]
-    """BERT with both pretraining heads; `weights` maps names to variables, all trainable."""
+    """BERT with both pretraining heads; `weights` maps names to variables of `dtype`, all trainable."""
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0, dtype: Any = tf.float32) -> None:
+    def __init__(
+        self, config: ModelConfig, *, seed: int = 0, dtype: Any = tf.float32, compute_dtype: Any = None
+    ) -> None:
+        """`seed` is that of the initial weights; `compute_dtype` defaults to `dtype`."""
         super().__init__(name="bert")
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.compute_dtype = config, dtype, compute_dtype or dtype
         self.weights = {
             name: tf.Variable(_initial_value(name, shape, (seed, index), config, dtype), name=name)
             for index, (name, shape) in enumerate(weight_shapes(config).items())
@@ -88,20 +94,31 @@ class Bert(tf.Module):  # type: ignore[misc]
 
     def __call__(self, batch: Batch, dropout: Dropout | None = None) -> Outputs:
         """Logits of a batch of packs in the packed feature layout (ids int32[B, L] and so on)."""
-        hidden = self._embed(batch, dropout)
-        bias = attention_bias(batch["input_mask"], self.dtype)
-        for index in range(self.config.num_hidden_layers):
-            hidden = self._encode(f"bert/encoder/layer_{index}", hidden, bias, dropout)
-        slots = tf.shape(batch["input_ids"])[1]
+        hidden, slots = self._encode_all(batch, dropout), tf.shape(batch["input_ids"])[1]
         masked = _gather_slots(hidden, batch["masked_lm_positions"], slots)
         first = _gather_slots(hidden, batch["next_sentence_positions"], slots)
         return Outputs(
             _unflatten(self._predict_masked(masked), batch["masked_lm_positions"]),
-            _unflatten(self._predict_next(first), batch["next_sentence_positions"]),
+            _unflatten(self._predict_next(self.pool(first)), batch["next_sentence_positions"]),
         )
 
+    def sequence_output(self, batch: Batch, dropout: Dropout | None = None) -> tf.Tensor:
+        """The last layer's output [B, L, H], of which only slots of sequences mean anything."""
+        return _unflatten(self._encode_all(batch, dropout), batch["input_ids"])
+
+    def pool(self, first: tf.Tensor) -> tf.Tensor:
+        """The pooler's output [N, H] for the last layer's output at N [CLS] slots."""
+        return tf.tanh(self._dense("bert/pooler/dense", first))
+
+    def _encode_all(self, batch: Batch, dropout: Dropout | None) -> tf.Tensor:
+        """Gives [B * L, H]; all slots stand in one axis, which keeps every dense layer one matmul."""
+        hidden = self._embed(batch, dropout)
+        bias = attention_bias(batch["input_mask"], self.dtype)
+        for index in range(self.config.num_hidden_layers):
+            hidden = self._encode(f"bert/encoder/layer_{index}", hidden, bias, dropout)
+        return hidden
+
     def _embed(self, batch: Batch, dropout: Dropout | None) -> tf.Tensor:
-        """Gives [B * L, H]; all slots stand in one axis from here on, which keeps every dense layer one matmul."""
         ids, segments, positions = (tf.reshape(batch[name], [-1]) for name in ("input_ids", "segment_ids", "positions"))
         words = tf.gather(self.weights["bert/embeddings/word_embeddings"], ids)
         places = tf.gather(self.weights["bert/embeddings/position_embeddings"], positions)
@@ -129,30 +146,36 @@ class Bert(tf.Module):  # type: ignore[misc]
             return tf.transpose(x, [0, 2, 1, 3])
 
         query, key, value = split("query") * depth**-0.5, split("key"), split("value")
-        weights = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) + bias)
-        weights = _drop(weights, self.config.attention_probs_dropout_prob, dropout)
+        weights = tf.nn.softmax(tf.cast(tf.matmul(query, key, transpose_b=True), bias.dtype) + bias)
+        weights = _drop(tf.cast(weights, self.compute_dtype), self.config.attention_probs_dropout_prob, dropout)
         context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return tf.reshape(context, [-1, self.config.hidden_size])
 
     def _predict_masked(self, hidden: tf.Tensor) -> tf.Tensor:
         hidden = tf.nn.gelu(self._dense("cls/predictions/transform/dense", hidden), approximate=True)
         hidden = self._layer_norm("cls/predictions/transform/LayerNorm", hidden)
-        logits = tf.matmul(hidden, self.weights["bert/embeddings/word_embeddings"], transpose_b=True)
-        return logits + self.weights["cls/predictions/output_bias"]
+        return self._logits(hidden, "bert/embeddings/word_embeddings", "cls/predictions/output_bias")
 
-    def _predict_next(self, hidden: tf.Tensor) -> tf.Tensor:
-        pooled = tf.tanh(self._dense("bert/pooler/dense", hidden))
-        logits = tf.matmul(pooled, self.weights["cls/seq_relationship/output_weights"], transpose_b=True)
-        return logits + self.weights["cls/seq_relationship/output_bias"]
+    def _predict_next(self, pooled: tf.Tensor) -> tf.Tensor:
+        return self._logits(pooled, "cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias")
+
+    def _logits(self, hidden: tf.Tensor, kernel: str, bias: str) -> tf.Tensor:
+        logits = tf.matmul(hidden, self._weight(kernel), transpose_b=True)
+        return tf.cast(logits, self.dtype) + self.weights[bias]
 
     def _dense(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(x, self.weights[f"{name}/kernel"]) + self.weights[f"{name}/bias"]
+        return tf.matmul(x, self._weight(f"{name}/kernel")) + self._weight(f"{name}/bias")
+
+    def _weight(self, name: str) -> tf.Tensor:
+        return tf.cast(self.weights[name], self.compute_dtype)
 
     def _layer_norm(self, name: str, x: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(x, self.dtype)
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
         normal = centered * tf.math.rsqrt(variance + _LAYER_NORM_EPSILON)
-        return normal * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
+        normal = normal * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
+        return tf.cast(normal, self.compute_dtype)
 
 
 def _initial_value(

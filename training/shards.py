@@ -1,115 +1,195 @@
-"""Shards on local disk: fetched through the `Storage` port, checked, then read record by record in any order."""
+"""A bounded cache of shards on local disk: checked, uncompressed copies.
+
+A copy is named by the SHA-256 of its content, so what is open is known to be right. The workers of one machine may
+share a folder: one of them fetches a shard while the others wait for it. Those copies that were not used for longest
+are evicted; a process reads on in what it has open, which is mapped, and fetches again what it misses.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import mmap
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from packing.errors import ObjectNotFoundError, VerificationError
-from packing.jsonio import digest
+from packing.errors import InputError, StorageError, StowageError, UsageError, VerificationError
 from packing.ports import Storage
-from packing.tfrecord import decompress, read_record_at, read_records
-from packing.types import PackedShard, RawShard
+from packing.tfrecord import read_records
+from packing.types import RawShard
+from training.background import in_parallel
+from training.records import Records, Shard, content_of, frames_of, map_file, raw_content, write_file
 
-_PARALLEL_FETCHES = 8
+PARALLEL_FETCHES = 8
+_COPY, _UNFINISHED = ".tfrecord", ".tmp"
+
+logger = logging.getLogger(__name__)
 
 
-class Records:
-    """Random access to the serialized examples of local, uncompressed TFRecord files, in file order.
+class StoppedError(StowageError):
+    """Nobody wants the shards any more that were being opened."""
 
-    Files are mapped, not read: the page cache decides what stays in memory, a record costs 16 bytes.
+
+class Cache:
+    """Local copies of shards in `folder`, of at most `limit_bytes` together, for all processes that share the folder.
+
+    What is open in this process, or being opened, is not evicted. So the limit holds for whoever has at most two
+    windows of `window_bytes` open. It may be exceeded while compressed raw shards are counted, as nobody knows their
+    size before.
     """
 
-    def __init__(self, files: Iterable[tuple[Path, str]]) -> None:
-        """Index `files`, pairs of a path and the URI to name in errors; raises RecordError at a bad frame."""
-        self._maps: list[bytes] = []
-        numbers, offsets, sizes = [], [], []
-        for number, (path, uri) in enumerate(files):
-            data = _map(path)
-            self._maps.append(data)
-            frames = [(offset, len(payload)) for offset, payload in read_records(data, uri)]
-            numbers.append(np.full(len(frames), number, np.int32))
-            offsets.append(np.array([offset for offset, _ in frames], np.int64))
-            sizes.append(np.array([size for _, size in frames], np.int32))
-        self._numbers, self._offsets, self._sizes = (np.concatenate(part) for part in (numbers, offsets, sizes))
+    def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
+        """Make the folder; raises StorageError if that fails."""
+        self.folder, self.limit_bytes = folder.absolute(), limit_bytes
+        self._open: WeakValueDictionary[str, Records] = WeakValueDictionary()
+        self._lock = threading.Lock()
+        with self._translated():
+            folder.mkdir(parents=True, exist_ok=True)
 
-    def __len__(self) -> int:
-        return len(self._sizes)
+    @property
+    def window_bytes(self) -> int | None:
+        """How much to open at a time: half of the limit, so that the next window has room beside the current one."""
+        return None if self.limit_bytes is None else self.limit_bytes // 2
 
-    def __getitem__(self, index: int) -> bytes:
-        data = self._maps[self._numbers[index]]
-        return read_record_at(data, int(self._offsets[index]), int(self._sizes[index]))
+    def check_fits(self, shards: Iterable[Shard]) -> None:
+        """Raise UsageError if one of the shards is larger than a window."""
+        largest = max(shards, key=lambda shard: shard.bytes)
+        if self.window_bytes is not None and largest.bytes > self.window_bytes:
+            raise UsageError(
+                f"{largest.uri}: a cache of {self.limit_bytes} bytes has no room for two shards of {largest.bytes}; "
+                f"allow at least {2 * largest.bytes}"
+            )
 
+    def open(self, storage: Storage, shards: Sequence[Shard], stopped: threading.Event | None = None) -> list[Records]:
+        """The records of all these shards, fetched several at a time; raises StoppedError once `stopped` is set.
 
-def fetch_packed(storage: Storage, shards: Sequence[PackedShard], cache: Path) -> list[tuple[Path, str]]:
-    """Local copies of a manifest's shards, size and SHA-256 checked; raises VerificationError for an altered one."""
+        Raises VerificationError for a shard that is missing or not what it was.
+        """
+        self._make_room(shards)
 
-    def fetch(shard: PackedShard) -> tuple[Path, str]:
-        path = cache / f"{shard.sha256}.tfrecord"
-        if not path.exists() or _sha256(path.read_bytes()) != shard.sha256:
-            _write(path, _read_checked(storage, shard))
-        return path, shard.uri
+        def open_one(shard: Shard) -> Records:
+            if stopped and stopped.is_set():
+                raise StoppedError(shard.uri)
+            return self.open_shard(storage, shard)
 
-    return _in_parallel(fetch, shards, cache)
+        return in_parallel(open_one, shards, PARALLEL_FETCHES)
 
+    def open_shard(self, storage: Storage, shard: Shard) -> Records:
+        """The records of one shard."""
+        with self.locked(shard.sha256[:2]), self._translated():
+            records = self._opened(shard.sha256)
+            if records is None:
+                data = self._copy_of(shard)
+                data = self._fetch(storage, shard) if data is None else data
+                records = self._keep_open(shard.sha256, Records(data, frames_of(data, shard.uri)))
+        if len(records) != shard.examples:
+            raise InputError(
+                f"{shard.uri}: expected {shard.examples} examples, found {len(records)}; refresh the dataset"
+            )
+        return records
 
-def fetch_raw(storage: Storage, shards: Sequence[RawShard], cache: Path) -> list[tuple[Path, str]]:
-    """Local, uncompressed copies of raw shards, cached by identity (URI, size, ETag)."""
+    def add(self, storage: Storage, raw: RawShard, key: str) -> tuple[Shard, Records]:
+        """Fetch, check and count a raw shard of which no copy is known; until then it bears the name `key`.
 
-    def fetch(shard: RawShard) -> tuple[Path, str]:
-        path = cache / f"{digest([shard.uri, shard.size, shard.etag])}.tfrecord"
-        if not path.exists():
-            _write(path, decompress(storage.read(shard.uri, etag=shard.etag), shard.uri))
-        return path, shard.uri
+        Raises RecordError at the first damaged record.
+        """
+        temporary = self.folder / f"{key}{_UNFINISHED}"
+        with self._translated():
+            data, sha256 = write_file(temporary, raw_content(storage, raw))
+            starts = [offset for offset, _ in read_records(data, raw.uri)]
+            records = self._keep_open(sha256, Records(data, np.array([*starts, len(data)], np.int64)))
+            self._publish(temporary, sha256)
+        self._make_room(())
+        return Shard(raw.uri, len(data), len(records), sha256, raw), records
 
-    return _in_parallel(fetch, shards, cache)
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Alone with `name` among the threads of all processes that share the folder; a dying process lets go of it."""
+        with self._translated():
+            file = (self.folder / f".lock-{name}").open("wb")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
+    def _opened(self, sha256: str) -> Records | None:
+        with self._lock:
+            records = self._open.get(sha256)
+        if records is not None:
+            with suppress(FileNotFoundError):
+                os.utime(self._path(sha256))
+        return records
 
-def _in_parallel(
-    fetch: Callable[..., tuple[Path, str]], shards: Sequence[object], cache: Path
-) -> list[tuple[Path, str]]:
-    cache.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(_PARALLEL_FETCHES) as pool:
-        return list(pool.map(fetch, shards))
+    def _keep_open(self, sha256: str, records: Records) -> Records:
+        with self._lock:
+            self._open[sha256] = records
+        return records
 
+    def _copy_of(self, shard: Shard) -> bytes | None:
+        path = self._path(shard.sha256)
+        try:
+            data = map_file(path)
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            logger.warning("%s: damaged; fetching %s again", path, shard.uri)
+            return None
+        return data
 
-def _read_checked(storage: Storage, shard: PackedShard) -> bytes:
-    try:
-        content = storage.read(shard.uri)
-    except ObjectNotFoundError as exc:
-        raise VerificationError(
-            f"{shard.uri}: the manifest lists this shard, found no such object; refresh the dataset"
-        ) from exc
-    found = (len(content), _sha256(content))
-    if found != (shard.bytes, shard.sha256):
-        raise VerificationError(
-            f"{shard.uri}: expected {shard.bytes} bytes with SHA-256 {shard.sha256}, found {found[0]} with {found[1]}; "
-            "the shard was altered after it was packed, refresh the dataset"
-        )
-    return content
+    def _fetch(self, storage: Storage, shard: Shard) -> bytes:
+        temporary = self.folder / f"{shard.sha256}{_UNFINISHED}"
+        data, sha256 = write_file(temporary, content_of(storage, shard))
+        if (len(data), sha256) != (shard.bytes, shard.sha256):
+            temporary.unlink(missing_ok=True)
+            raise VerificationError(
+                f"{shard.uri}: expected {shard.bytes} bytes with SHA-256 {shard.sha256}, found {len(data)} with "
+                f"{sha256}; the shard was altered after its digest was taken, refresh the dataset"
+            )
+        self._publish(temporary, sha256)
+        return data
 
+    def _publish(self, temporary: Path, sha256: str) -> None:
+        """Give a whole copy its name; if another process evicted it already, this one still has it mapped."""
+        with suppress(FileNotFoundError):
+            temporary.replace(self._path(sha256))
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    def _make_room(self, shards: Sequence[Shard]) -> None:
+        """Evict what is neither open nor among `shards`, oldest use first, until all of those fit."""
+        if self.limit_bytes is None:
+            return
+        needed = {shard.sha256 for shard in shards}
+        with self._lock, self._translated():
+            copies = sorted(self._copies(), key=lambda copy: copy[2])
+            present = {path.name for path, _, _ in copies}
+            missing = sum(shard.bytes for shard in shards if self._path(shard.sha256).name not in present)
+            excess = sum(size for _, size, _ in copies) + missing - self.limit_bytes
+            for path, size, _ in copies:
+                if excess > 0 and path.stem not in needed and path.stem not in self._open:
+                    path.unlink(missing_ok=True)
+                    excess -= size
 
+    def _copies(self) -> Iterator[tuple[Path, int, int]]:
+        """Path, bytes and last use of each copy, the unfinished ones of this and other processes included."""
+        for path in self.folder.iterdir():
+            if path.suffix in (_COPY, _UNFINISHED):
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    yield path, status.st_size, status.st_mtime_ns
 
-def _write(path: Path, content: bytes) -> None:
-    """Wholly or not at all, so that a killed download leaves nothing that looks like a shard."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    def _path(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}{_COPY}"
 
-
-def _map(path: Path) -> bytes:
-    """The file's content, mapped: typed as bytes because every slice of a map is bytes."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""  # an empty file cannot be mapped
-        return cast(bytes, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise StorageError(
+                f"{self.folder}: {exc}; check that this cache folder can be written and has free space"
+            ) from exc

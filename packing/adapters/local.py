@@ -6,15 +6,17 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BufferedReader
+from contextlib import contextmanager, suppress
+from io import BufferedReader, FileIO
 from pathlib import Path
 
+from packing.adapters.new_file import fill
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
 from packing.ports import Buffer, ObjectInfo, byte_view, check_range
 
 _TEMPORARY = ".stowage-"
 """Prefix of files that are being written; a listing leaves them out."""
+_ATTEMPTS = 100
 
 
 class LocalStorage:
@@ -62,13 +64,10 @@ class LocalStorage:
         """Write beside the file, flush to disk and rename, so that a reader sees the old or the new content."""
         path = Path(uri)
         with _translated(uri):
-            _make_folder(path.parent)
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
-                with temporary.open("xb") as file:
-                    file.write(byte_view(data))
-                    file.flush()
-                    os.fsync(file.fileno())
+                with _create(temporary) as file:
+                    fill(file.fileno(), byte_view(data))
                     info = _info(uri, os.fstat(file.fileno()))
                 temporary.replace(path)
             except BaseException:
@@ -76,6 +75,15 @@ class LocalStorage:
                 raise
             _sync_folder(path.parent)
         return info
+
+    def delete(self, uri: str) -> None:
+        """Remove the file, for good even after a crash, and its folder if it was the last one in there."""
+        path = Path(uri)
+        with suppress(ObjectNotFoundError), _translated(uri):
+            path.unlink()
+            _sync_folder(path.parent)
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 @contextmanager
@@ -89,6 +97,15 @@ def _unchanged(uri: str, etag: str | None) -> Iterator[tuple[BufferedReader, Obj
         after = _info(uri, os.fstat(file.fileno()))
     if after.etag != found.etag:
         raise ObjectChangedError(f"{uri}: expected ETag {found.etag}, found {after.etag} after reading; run again")
+
+
+def _create(path: Path) -> FileIO:
+    """A new file, unbuffered, and its folder as often as a `delete` beside this finds it empty and removes it."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):
+            _make_folder(path.parent)
+            return path.open("xb", buffering=0)
+    raise StorageError(f"{path.parent}: removed {_ATTEMPTS} times while a file was made in it; run again")
 
 
 def _make_folder(folder: Path) -> None:

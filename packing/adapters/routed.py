@@ -43,3 +43,6 @@ class RoutedStorage:
 
     def write(self, uri: str, data: Buffer) -> ObjectInfo:
         return self._of(uri).write(uri, data)
+
+    def delete(self, uri: str) -> None:
+        self._of(uri).delete(uri)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import boto3
@@ -174,6 +174,11 @@ class S3Storage:
         info = self.head(uri)
         check_range(uri, 0, len(view), info.size)
         return info
+
+    def delete(self, uri: str) -> None:
+        bucket, key = _split(uri)
+        with suppress(ObjectNotFoundError), self._translated(uri):
+            self._client.delete_object(Bucket=bucket, Key=key)
 
     @contextmanager
     def _translated(self, uri: str) -> Iterator[None]:

@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class LaunchTrainingOperator(BaseOperator):
-    """Run `python -m training train` with `options` on this machine and return the figures that it prints.
+    """Run a `command` of `python -m training` with `options` on this machine and return the figures that it prints.
 
     The process gets the store's and MLflow's connections through its environment. It is stopped with SIGTERM when the
     task is; it then saves a checkpoint and exits with status 42, from which a retry resumes.
@@ -38,14 +38,15 @@ class LaunchTrainingOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("options",)
 
-    def __init__(self, *, options: Mapping[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, command: str, options: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.command = command
         self.options = dict(options)
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - the signature is Airflow's
         """Stream the process's output into the task's log; its last line is the result."""
-        command = [sys.executable, "-m", "training", "train", "--json", *_arguments(self.options)]
+        command = [sys.executable, "-m", "training", self.command, "--json", *_arguments(self.options)]
         with task_errors():
             environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
         self.log.info("starting %s", " ".join(command[1:]))
@@ -69,7 +70,7 @@ class LaunchTrainingOperator(BaseOperator):
             finally:
                 self.on_kill()
         _raise_for(status, progress.result())
-        return dict(json.loads(result))
+        return _parse(result)
 
     def _log_lines(self, lines: Iterable[str] | None) -> str:
         """Pass on what the process prints, as it does; returns the last line."""
@@ -98,8 +99,15 @@ def _end_with_parent() -> None:
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:
-    given = {name: value for name, value in options.items() if value not in (None, "")}
-    return [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    """Command-line options: True is a flag, False and None are left out."""
+    arguments = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif value is not None and value is not False and value != "":
+            arguments += [flag, str(value)]
+    return arguments
 
 
 def _raise_for(status: int, last: str) -> None:
@@ -107,3 +115,10 @@ def _raise_for(status: int, last: str) -> None:
         raise AirflowFailException(f"training ended with status {status}: {last}")
     if status:
         raise AirflowException(f"training ended with status {status}: {last}")
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError as exc:
+        raise AirflowException(f"training ended with status 0, expected one JSON object, found {line!r}") from exc

@@ -32,3 +32,12 @@ def choose_manifest(params: Mapping[str, Any], events: Mapping[Any, Iterable[Any
         raise UsageError("model_dir: expected a folder, got nothing; fill it in or set STOWAGE_TRAIN_MODEL_DIR")
     version = manifest.rsplit("/", 1)[-1].removesuffix(".json")[:12]
     return {"manifest": absolute(manifest), "model_dir": f"{params['model_dir'].rstrip('/')}/{version}"}
+
+
+def asks_for_comparison(params: Mapping[str, Any]) -> bool:
+    """Whether to compare packs with `compare`, for which the raw data must be named."""
+    if params["compare"] == "no":
+        return False
+    if not params["raw"]:
+        raise UsageError("raw: expected the raw shards that the manifest packs, got nothing; fill it in")
+    return True

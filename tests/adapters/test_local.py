@@ -53,6 +53,43 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "kept"]
 
 
+def test_a_folder_goes_with_its_last_file(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    uris = [storage.write(str(tmp_path / "folder/below" / name), b"x").uri for name in ("a", "b")]
+    storage.delete(uris[0])
+    for no_file in (str(tmp_path / "folder/below"), f"{uris[1]}/b"):
+        storage.delete(no_file)
+    assert [path.name for path in (tmp_path / "folder/below").iterdir()] == ["b"]
+    storage.delete(uris[1])
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_files_are_written_beside_others_that_are_deleted(tmp_path: Path) -> None:
+    storage, done = LocalStorage(), threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            storage.delete(storage.write(str(tmp_path / "folder/passing"), b"x").uri)
+
+    passing = threading.Thread(target=come_and_go)
+    passing.start()
+    try:
+        for number in range(300):
+            uri = storage.write(str(tmp_path / "folder/kept"), bytes([number % 256])).uri
+            assert storage.read(uri) == bytes([number % 256])
+            storage.delete(uri)
+    finally:
+        done.set()
+        passing.join()
+
+
+def test_a_file_that_may_not_be_deleted_is_named(tmp_path: Path) -> None:
+    """A name that is too long stands for every reason other than that there is no such file."""
+    uri = str(tmp_path / ("x" * 300))
+    with pytest.raises(StorageError, match=uri):
+        LocalStorage().delete(uri)
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="naming open files needs /proc")
 def test_content_is_on_disk_before_its_name_and_both_before_the_write_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

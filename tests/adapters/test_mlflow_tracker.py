@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import math
 import threading
 import uuid
 from collections.abc import Iterator
@@ -53,6 +54,19 @@ def test_nothing_is_sent_later_whatever_the_users_settings(
     run.log_metrics([Metric("c", 3.0, 0, 1)])
     data = client.get_run(run.run_id).data
     assert (data.params, data.tags["b"], data.metrics) == ({"a": "1"}, "2", {"c": 3.0})
+
+
+@pytest.mark.slow
+def test_metrics_that_are_sent_again_are_recorded_once(tracker: Tracker, client: Any, experiment: str) -> None:
+    run = tracker.start_run(experiment, "run", params={}, tags={})
+    metrics = [
+        Metric(key, value, step, step) for step in range(3) for key, value in (("same", 1 / 3), ("diverged", math.nan))
+    ]
+    run.log_metrics(metrics[:4])
+    run.log_metrics(metrics)
+    run.log_metrics(metrics[2:])
+    for key in ("same", "diverged"):
+        assert [metric.step for metric in client.get_metric_history(run.run_id, key)] == [0, 1, 2]
 
 
 @pytest.mark.slow

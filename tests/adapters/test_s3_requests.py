@@ -125,7 +125,7 @@ def test_a_store_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     storage = open_storage()
-    calls = (storage.list, storage.head, storage.read, lambda uri: storage.write(uri, b"x"))
+    calls = (storage.list, storage.head, storage.read, storage.delete, lambda uri: storage.write(uri, b"x"))
     for call in calls:
         with pytest.raises(StorageError, match=f"^{URI}: .*{address}.*check its address"):
             call(URI)
@@ -153,8 +153,9 @@ def test_what_a_real_server_refuses_is_explained(monkeypatch: pytest.MonkeyPatch
     storage = open_storage()
     with pytest.raises(StorageError, match=r"^s3://nowhere/a: .*no such bucket .NoSuchBucket.*create it"):
         storage.list("s3://nowhere/a")
-    with pytest.raises(StorageError, match=r"^s3://nowhere/a: .*no such bucket .NoSuchBucket.*create it"):
-        storage.write("s3://nowhere/a", b"x")
+    for call in (storage.delete, lambda uri: storage.write(uri, b"x")):
+        with pytest.raises(StorageError, match=r"^s3://nowhere/a: .*no such bucket .NoSuchBucket.*create it"):
+            call("s3://nowhere/a")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "wrong")

@@ -112,6 +112,29 @@ def test_what_is_not_there_is_named(place: tuple[Storage, str]) -> None:
                 call(f"{folder}/{name}")
 
 
+def test_what_is_deleted_is_gone_and_nothing_else(place: tuple[Storage, str]) -> None:
+    storage, folder = place
+    for name in ("a", "a-b", "sub/a", "sub/b", "only/one"):
+        storage.write(f"{folder}/{name}", name.encode())
+    for name in ("a", "sub/a", "only/one"):
+        storage.delete(f"{folder}/{name}")
+        with pytest.raises(ObjectNotFoundError):
+            storage.head(f"{folder}/{name}")
+    assert [info.uri for info in storage.list(folder)] == [f"{folder}/a-b", f"{folder}/sub/b"]
+    storage.write(f"{folder}/only/one", b"again")
+    assert storage.read(f"{folder}/only/one") == b"again"
+
+
+def test_deleting_what_is_not_there_changes_nothing(place: tuple[Storage, str]) -> None:
+    storage, folder = place
+    for name in ("a", "sub/b"):
+        storage.write(f"{folder}/{name}", b"abc")
+    before = storage.list(folder)
+    for name in ("missing", "sub/missing", "missing/c"):
+        storage.delete(f"{folder}/{name}")
+    assert storage.list(folder) == before
+
+
 @pytest.mark.parametrize(("start", "size"), [(0, 4), (2, 2), (4, None), (9, 1), (9, 0), (-1, 1), (1, -1)])
 def test_a_range_past_the_end_is_an_error_and_never_short(
     place: tuple[Storage, str], start: int, size: int | None

@@ -86,7 +86,7 @@ def airflow(
             "STOWAGE_SOURCE": f"s3://raw/{tmp_path.name}",
             "STOWAGE_DESTINATION": f"s3://packed/{tmp_path.name}",
             "STOWAGE_TRAIN_MODEL": "tiny",
-            "STOWAGE_TRAIN_MODEL_DIR": str(tmp_path / "model"),
+            "STOWAGE_TRAIN_MODEL_DIR": f"s3://packed/{tmp_path.name}-models",
             "STOWAGE_TRAIN_VOCAB_SIZE": "1000",
             "STOWAGE_TRAIN_STEPS": "3",
             "STOWAGE_TRAIN_SEQUENCES_PER_STEP": "8",

@@ -36,15 +36,17 @@ def upload(storage: Storage, source: str, count: int = 5) -> None:
         storage.write(f"{source}/part-{number}", content)
 
 
-def mlflow_run(url: str, experiment: str, recipe_id: str) -> Any:
+def mlflow_runs(url: str, experiment: str, recipe_id: str, count: int) -> Any:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=url)
     found = client.search_runs(
-        [client.get_experiment_by_name(experiment).experiment_id], filter_string=f"params.recipe_id = '{recipe_id}'"
+        [client.get_experiment_by_name(experiment).experiment_id],
+        filter_string=f"params.recipe_id = '{recipe_id}'",
+        order_by=["attributes.start_time ASC"],
     )
-    assert len(found) == 1
-    return client, found[0]
+    assert len(found) == count
+    return client, found
 
 
 def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
@@ -63,7 +65,7 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert recipe.histogram.sequences == 200
     require(verify_dataset(storage, serial(storage), event["extra"]["manifest"], source))
 
-    client, run = mlflow_run(mlflow_server.url, "packing-recipes", recipe.recipe_id)
+    client, (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["packs"] == recipe.statistics["packs"]
     assert run.data.params["solver"] == "optimal"
@@ -77,12 +79,26 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert again["events"] == []
     assert again["tasks"]["write"] == ["skipped"]
 
-    (trained,) = airflow.run((PRETRAIN, {"data": event["extra"]["manifest"]}))
-    assert trained["state"] == "success", trained["log"]
-    client, run = mlflow_run(mlflow_server.url, "bert-pretraining", recipe.recipe_id)
+    options = {"data": event["extra"]["manifest"], "compare": "bucketed", "compare_steps": 2, "eval_data": source}
+    # Each in a process of its own: `dag.test()` leaves its conf in the DAG's params.
+    (trained,) = airflow.run((PRETRAIN, options))
+    (more,) = airflow.run((PRETRAIN, {"data": event["extra"]["manifest"], "steps": 4}))
+    for outcome, compared in ((trained, "success"), (more, "skipped")):
+        assert outcome["state"] == "success", outcome["log"]
+        assert outcome["tasks"]["compare"] == [compared]
+    client, runs = mlflow_runs(mlflow_server.url, "bert-pretraining", recipe.recipe_id, 3)
+    comparison, packed, run = runs
+    assert comparison.data.params["against"] == "bucketed"
+    assert comparison.data.metrics["packing_factor"] == recipe.statistics["packing_factor"]
+    assert comparison.data.metrics["speedup"] > 0
+    assert packed.data.tags["mlflow.parentRunId"] == comparison.info.run_id
+    assert [found.info.status for found in runs] == ["FINISHED"] * 3
     assert run.data.params["manifest"] == event["extra"]["manifest"]
-    assert run.info.status == "FINISHED"
-    assert client.get_metric_history(run.info.run_id, "loss/mlm")
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/mlm")] == [1, 2, 3, 4]
+    assert run.data.metrics["eval/sequences"] == 200
+    model_dir = airflow.environment["STOWAGE_TRAIN_MODEL_DIR"]
+    documents = [info.uri for info in storage.list(model_dir) if info.uri.endswith("/checkpoints/00000004.json")]
+    assert len(documents) == 1
 
 
 def test_bad_input_fails_without_retries_and_leaves_no_manifest(airflow: Airflow, storage: Storage) -> None:

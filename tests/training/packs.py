@@ -32,16 +32,16 @@ MODEL = ModelConfig(
 )
 
 
-def raw_sequence(rng: np.random.Generator, length: int, masked: int) -> Example:
+def raw_sequence(rng: np.random.Generator, length: int, masked: int, slots: int = SLOTS) -> Example:
     """One padded raw example of `length` tokens, `masked` of them masked."""
-    mask = (np.arange(SLOTS) < length).astype(np.int64)
+    mask = (np.arange(slots) < length).astype(np.int64)
     real = (np.arange(PREDICTIONS) < masked).astype(np.int64)
     positions = np.zeros(PREDICTIONS, np.int64)
     positions[:masked] = np.sort(rng.choice(length, masked, replace=False))
     return {
-        "input_ids": rng.integers(1, VOCABULARY, SLOTS) * mask,
+        "input_ids": rng.integers(1, VOCABULARY, slots) * mask,
         "input_mask": mask,
-        "segment_ids": (np.arange(SLOTS) >= length // 2) * mask,
+        "segment_ids": (np.arange(slots) >= length // 2) * mask,
         "masked_lm_positions": positions,
         "masked_lm_ids": rng.integers(1, VOCABULARY, PREDICTIONS) * real,
         "masked_lm_weights": real.astype(np.float32),
@@ -49,10 +49,10 @@ def raw_sequence(rng: np.random.Generator, length: int, masked: int) -> Example:
     }
 
 
-def raw_sequences(lengths: Sequence[int], seed: int = 0) -> list[Example]:
+def raw_sequences(lengths: Sequence[int], seed: int = 0, slots: int = SLOTS) -> list[Example]:
     """Sequences of these lengths, 1 and 2 of their tokens masked in turn."""
     rng = np.random.default_rng(seed)
-    return [raw_sequence(rng, length, 1 + index % 2) for index, length in enumerate(lengths)]
+    return [raw_sequence(rng, length, 1 + index % 2, slots) for index, length in enumerate(lengths)]
 
 
 def group_sequences(groups: Sequence[Sequence[int]]) -> list[list[Example]]:

@@ -9,9 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from tests.training.packs import MODEL, group_sequences, pack, stack
+from training.config import TrainingConfig
 from training.model import Bert
-from training.optimizer import Lamb, Schedule
-from training.step import Progress, TrainingState, global_gradients, make_train_step
+from training.optimizer import Lamb
+from training.step import GlobalGradients, Progress, TrainingState, make_train_step
 
 STEPS = 3
 
@@ -35,24 +36,24 @@ def main() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     mirrored, single = state_in(strategy), state_in(tf.distribute.OneDeviceStrategy("CPU:0"))
     share = next(iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch))))
-    gradients, sums = strategy.run(tf.function(lambda x: global_gradients(mirrored.model, x)), args=(share,))
-    expected, _ = global_gradients(single.model, batch)
-    local = [strategy.experimental_local_results(gradient) for gradient in gradients]
-    schedule = Schedule(peak=0.01, warmup_sequences=0, total_sequences=100)
+    values, _, counts, _ = strategy.run(tf.function(lambda x: tuple(GlobalGradients(mirrored.model)(x))), args=(share,))
+    expected = GlobalGradients(single.model)(batch).values
+    local = [strategy.experimental_local_results(value) for value in values]
+    config = TrainingConfig(("manifest.json",), learning_rate=0.01, seed=0)
     for state, given in ((mirrored, share), (single, batch)):
-        train_step = make_train_step(state, schedule, seed=0)
+        train_step = make_train_step(state, config, total_sequences=100)
         for _ in range(STEPS):
-            result = train_step(given)
+            result = train_step(given, tf.constant(1))
     report = {
         "shares": [int(tf.reduce_sum(x)) for x in strategy.experimental_local_results(share["next_sentence_weights"])],
-        "sequences": [int(x) for x in strategy.experimental_local_results(sums.sequences)],
+        "sequences": [int(x) for x in strategy.experimental_local_results(counts.sequences)],
         "gradients": [difference([values[replica] for values in local], expected) for replica in range(2)],
         "weights": difference(
             [tf.convert_to_tensor(w) for w in mirrored.model.weights.values()],
             [tf.convert_to_tensor(w) for w in single.model.weights.values()],
         ),
-        "progress": [int(x.numpy()) for x in (mirrored.progress.examples, mirrored.progress.sequences)],
-        "real_tokens": int(result.real_tokens),
+        "progress": [int(x.numpy()) for x in (mirrored.progress.steps, mirrored.progress.sequences)],
+        "real_tokens": int(result.counts.real_tokens),
     }
     sys.stdout.write(json.dumps(report))
 

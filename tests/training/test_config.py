@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from packing.errors import UsageError
-from training.config import MODELS, ModelConfig, SavedConfig, TrainingConfig, load_model_config
+from packing.errors import InputError, UsageError
+from packing.ports import MemoryStorage
+from training.config import MODELS, ModelConfig, TrainingConfig, load_model_config
+from training.saved import SavedConfig
 
 
 def test_published_sizes() -> None:
@@ -67,29 +70,42 @@ def test_an_unknown_model_is_refused(name: str) -> None:
         {"mode": "padded"},
         {"mode": "striped"},
         {"strategy": "abacus"},
-        {"data": "raw/prefix"},
+        {"data": ("raw/prefix",)},
+        {"data": ()},
+        {"data": ("raw/a", "raw/b"), "mode": "bucketed"},
+        {"micro_batches": 0},
+        {"compute_dtype": "int8"},
+        {"decay_power": -1.0},
+        {"learning_rate": float("inf")},
+        {"cache_bytes": 0},
+        {"peak_tflops": 0.0},
+        {"eval_every": 10},
+        {"eval_data": "raw", "target_mlm_accuracy": 1.5},
         {"eval_data": "a.json"},
         {"eval_sequences": 0},
     ],
 )
 def test_a_wrong_training_config_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        TrainingConfig(**{"data": "manifest.json", **changes})  # type: ignore[arg-type]
+        TrainingConfig(**{"data": ("manifest.json",), **changes})  # type: ignore[arg-type]
 
 
-def test_a_saved_config_comes_back(tmp_path: Path) -> None:
-    saved = SavedConfig(MODELS["mini"], TrainingConfig("m.json", steps=3), "recipe", "run")
-    saved.save(tmp_path)
-    assert SavedConfig.load(tmp_path) == saved
-    assert SavedConfig.load(tmp_path) != SavedConfig(MODELS["tiny"], saved.training, "recipe", "run")
+def test_a_saved_config_comes_back() -> None:
+    storage = MemoryStorage()
+    saved = SavedConfig(MODELS["mini"], TrainingConfig(("a.json", "b.json"), steps=3), ("x", "y"), 24, "run")
+    saved.save(storage, "/model")
+    assert SavedConfig.load(storage, "/model") == saved
+    assert SavedConfig.load(storage, "/model") != replace(saved, model=MODELS["tiny"])
 
 
-def test_a_folder_that_no_run_wrote_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_no_run_wrote_is_refused() -> None:
+    storage = MemoryStorage()
     with pytest.raises(UsageError, match=r"config\.json"):
-        SavedConfig.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="not written by a training run"):
-        SavedConfig.load(tmp_path)
+        SavedConfig.load(storage, "/model")
+    for content in (b"{}", b'{"training": {"data": 3}}', b"[]", b"{"):
+        storage.write("/model/config.json", content)
+        with pytest.raises((InputError, UsageError), match=r"/model/config\.json"):
+            SavedConfig.load(storage, "/model")
 
 
 def test_help_and_config_do_not_import_tensorflow() -> None:

@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from tests.training.packs import MODEL, VOCABULARY, Example, group_sequences, pack, raw_sequences, stack
 from training.data import padded_layout
-from training.loss import loss_sums
+from training.loss import count, loss_sums
 from training.model import Bert
-from training.step import global_gradients
+from training.optimizer import LossScale
+from training.step import GlobalGradients
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def both_layouts(max_sequences: int) -> tuple[Example, Example]:
 
 def difference(model: Bert, one: Example, other: Example) -> float:
     """Global relative difference of the gradients: the norm of all differences over the norm of all gradients."""
-    gradients = [np.concatenate([g.numpy().ravel() for g in global_gradients(model, x)[0]]) for x in (one, other)]
+    gradients = [np.concatenate([g.numpy().ravel() for g in GlobalGradients(model)(x).values]) for x in (one, other)]
     return float(np.linalg.norm(gradients[0] - gradients[1]) / np.linalg.norm(gradients[1]))
 
 
@@ -95,9 +96,14 @@ def test_sequence_numbers_as_weights_would_show_in_the_gradients() -> None:
 def test_counts_and_hits_are_those_of_padded_data() -> None:
     packed, padded = both_layouts(3)
     model = Bert(MODEL, dtype=tf.float64)
+    counts, other_counts = count(packed, tf.float64), count(padded, tf.float64)
+    assert (
+        float(counts.masked_tokens) == float(other_counts.masked_tokens) == (padded["masked_lm_weights"] > 0).sum() > 0
+    )
+    assert float(counts.sequences) == float(other_counts.sequences) == len(padded["input_ids"])
+    assert float(counts.real_tokens) == float(other_counts.real_tokens) == sum(map(sum, GROUPINGS[3]))
+    assert float(counts.examples) == len(packed["input_ids"]) < float(other_counts.examples)
     one, other = loss_sums(model(packed), packed), loss_sums(model(padded), padded)
-    assert float(one.masked_tokens) == (padded["masked_lm_weights"] > 0).sum() > 0
-    assert float(one.sequences) == len(padded["input_ids"])
     np.testing.assert_allclose([float(x) for x in one], [float(x) for x in other], rtol=1e-12)
 
 
@@ -128,5 +134,49 @@ def test_uneven_replicas_add_up_to_the_whole_batch() -> None:
     assert report["sequences"] == [9, 9]
     assert max(report["gradients"]) <= 1e-12
     assert report["weights"] <= 1e-12
-    assert report["progress"] == [12, 27]
+    assert report["progress"] == [3, 27]
     assert report["real_tokens"] == sum(map(sum, GROUPINGS[3]))
+
+
+def gradients_of(model: Bert, batch: Example, **options: Any) -> np.ndarray[Any, Any]:
+    compiled = tf.function(lambda share: GlobalGradients(model, **options)(share).values)
+    return np.concatenate([np.asarray(g).ravel() for g in compiled({k: tf.constant(v) for k, v in batch.items()})])
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_add_up_to_the_whole_batch(micro_batches: int) -> None:
+    """Their packs hold unequal numbers of sequences and masked tokens, so a mean of means would differ."""
+    packed, _ = both_layouts(3)
+    model = Bert(MODEL, dtype=tf.float64)
+    whole, parts = gradients_of(model, packed), gradients_of(model, packed, micro_batches=micro_batches)
+    assert np.linalg.norm(parts - whole) <= 1e-12 * np.linalg.norm(whole)
+
+
+def test_empty_examples_weigh_nothing() -> None:
+    packed, _ = both_layouts(3)
+    filled = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in packed.items()}
+    model = Bert(MODEL, dtype=tf.float64)
+    whole, more = gradients_of(model, packed), gradients_of(model, filled)
+    assert np.linalg.norm(more - whole) <= 1e-12 * np.linalg.norm(whole)
+    assert float(count(filled, tf.float64).examples) == len(packed["input_ids"])
+
+
+def test_xla_computes_the_same() -> None:
+    packed, padded = both_layouts(3)
+    model = Bert(MODEL, dtype=tf.float64)
+    expected = gradients_of(model, padded)
+    for micro_batches in (1, 2):
+        compiled = gradients_of(model, packed, micro_batches=micro_batches, xla=True)
+        assert np.linalg.norm(compiled - expected) <= 1e-12 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(tf.bfloat16, 8), (tf.float16, 11)], ids=["bfloat16", "float16"])
+def test_16_bits_come_near_32(dtype: Any, bits: int) -> None:
+    """Within a few units of the last of the format's significant bits, packed and padded alike."""
+    packed, padded = both_layouts(3)
+    expected = gradients_of(Bert(MODEL), packed)
+    scale = LossScale() if dtype == tf.float16 else None
+    for batch in (packed, padded):
+        found = gradients_of(Bert(MODEL, compute_dtype=dtype), batch, scale=scale)
+        assert found.dtype == np.float32
+        assert 0 < np.linalg.norm(found - expected) <= 8 * 2.0**-bits * np.linalg.norm(expected)

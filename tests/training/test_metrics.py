@@ -1,62 +1,53 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 
-from packing.errors import TrackingError
-from packing.ports import MemoryRun, Metric
-from training.metrics import MetricSender, StepFigures, Throughput, Totals
+from training.metrics import StepFigures, Throughput, Totals
+
+RATES = {
+    "throughput/sequences_per_second": 10.0,
+    "throughput/packs_per_second": 4.0,
+    "throughput/real_tokens_per_second": 300.0,
+    "throughput/padding_fraction": 0.25,
+    "throughput/input_wait_fraction": 0.125,
+}
 
 
-class AbsentServerRun(MemoryRun):
-    """Refuses the first `failures` batches."""
-
-    failures = 1
-
-    def log_metrics(self, metrics: Iterable[Metric]) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise TrackingError("the server is away")
-        super().log_metrics(metrics)
-
-
-def figures(step: int, seconds: float) -> StepFigures:
-    return StepFigures(step, 10 * step, 4, 10, 300, 9.0, 0.1, 0.7, 0.5, 1.0, 0.01, seconds)
-
-
-def values(run: MemoryRun) -> list[tuple[str, int, float]]:
-    return [(metric.key, metric.step, metric.value) for metric in run.metrics]
-
-
-def test_metrics_arrive_in_order_in_batches() -> None:
-    run = MemoryRun("r", "e", "n", {}, {})
-    sender = MetricSender(run)
-    for step in (1, 2, 3):
-        sender.add(step, {"loss": float(step)})
-        sender.flush()
-    sender.close()
-    assert values(run) == [("loss", 1, 1.0), ("loss", 2, 2.0), ("loss", 3, 3.0)]
+def figures(step: int, seconds: float, loss_scale: float | None = None) -> StepFigures:
+    return StepFigures(
+        step=step,
+        sequences_seen=10 * step,
+        examples=4,
+        sequences=10,
+        real_tokens=300,
+        slots=400,
+        mlm_loss=9.0,
+        mlm_accuracy=0.1,
+        nsp_loss=0.7,
+        nsp_accuracy=0.5,
+        gradient_norm=1.0,
+        learning_rate=0.01,
+        seconds=seconds,
+        input_seconds=seconds / 8,
+        flops=5e9,
+        loss_scale=loss_scale,
+    )
 
 
-def test_metrics_wait_while_the_server_is_away() -> None:
-    run = AbsentServerRun("r", "e", "n", {}, {})
-    sender = MetricSender(run)
-    sender.add(1, {"loss": 1.0})
-    sender.flush()
-    sender.add(2, {"loss": 2.0})
-    sender.close()
-    assert values(run) == [("loss", 1, 1.0), ("loss", 2, 2.0)]
-
-
-def test_metrics_that_cannot_be_delivered_at_the_end_are_an_error() -> None:
-    run = AbsentServerRun("r", "e", "n", {}, {})
-    run.failures = 2
-    sender = MetricSender(run)
-    sender.add(1, {"loss": 1.0})
-    sender.flush()
-    with pytest.raises(TrackingError, match="away"):
-        sender.close()
+def test_a_step_is_reported_under_these_names() -> None:
+    expected = {
+        "loss/mlm": 9.0,
+        "loss/nsp": 0.7,
+        "accuracy/mlm": 0.1,
+        "accuracy/nsp": 0.5,
+        "gradient_norm": 1.0,
+        "learning_rate": 0.01,
+        "sequences_seen": 30.0,
+        "sequences_per_step": 10.0,
+        "packs_per_step": 4.0,
+    }
+    assert figures(3, 1.0).metrics() == expected
+    assert figures(3, 1.0, loss_scale=1024.0).metrics() == {**expected, "loss_scale": 1024.0}
 
 
 def test_totals_leave_the_first_step_out_of_the_throughput() -> None:
@@ -65,12 +56,18 @@ def test_totals_leave_the_first_step_out_of_the_throughput() -> None:
         totals.add(figures(step, seconds))
     assert totals.real_tokens == 900
     assert (totals.first, totals.last) == (figures(1, 100.0), figures(3, 1.5))
-    assert totals.throughput.rates() == {
-        "throughput/sequences_per_second": 10.0,
-        "throughput/packs_per_second": 4.0,
-        "throughput/real_tokens_per_second": 300.0,
-    }
+    assert totals.throughput.rates() == RATES
+
+
+def test_utilization_is_reported_where_the_peak_is_known() -> None:
+    throughput = Throughput()
+    for step in (1, 2):
+        throughput.add(figures(step, 1.0))
+    rates = throughput.rates(peak_flops=20e9)
+    assert rates.keys() - RATES.keys() == {"throughput/mfu", "throughput/mfu_real_tokens"}
+    assert rates["throughput/mfu"] == pytest.approx(0.25)
+    assert rates["throughput/mfu_real_tokens"] == pytest.approx(0.25 * 0.75)
 
 
 def test_no_step_has_no_rate() -> None:
-    assert Throughput().rates() == {}
+    assert Throughput().rates(peak_flops=1.0) == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.optimizer import Lamb, Schedule, clip_by_global_norm
+from training.optimizer import Lamb, LossScale, Schedule, clip_by_global_norm
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +64,32 @@ def test_the_schedule_warms_up_and_decays_to_zero(sequences: int, rate: float) -
 
 def test_a_schedule_without_warmup_starts_at_its_peak() -> None:
     assert float(Schedule(2.0, 0, 10).learning_rate(tf.constant(0.0))) == pytest.approx(2.0)
+
+
+def test_a_power_bends_the_decay_only() -> None:
+    schedule = Schedule(peak=2.0, warmup_sequences=100, total_sequences=1100, power=2.0)
+    rates = [float(schedule.learning_rate(tf.constant(float(seen)))) for seen in (50, 100, 600, 1100)]
+    assert rates == pytest.approx([1.0, 2.0, 0.5, 0.0])
+
+
+def test_an_overflow_changes_no_weight_and_halves_the_loss_scale() -> None:
+    weight, scale = tf.Variable([[1.0, 2.0]]), LossScale()
+    optimizer = Lamb([weight])
+    strategy, rate = tf.distribute.get_strategy(), tf.constant(0.1)
+    for gradient, changes in (([[1.0, 1.0]], True), ([[np.inf, 1.0]], False), ([[1.0, -1.0]], True)):
+        before = weight.numpy(), optimizer.means[0].numpy(), optimizer.squares[0].numpy(), int(optimizer.updates)
+        finite = tf.math.is_finite(tf.norm(tf.constant(gradient)))
+        optimizer.update(strategy, [tf.constant(gradient)], rate, finite)
+        scale.update(finite)
+        after = weight.numpy(), optimizer.means[0].numpy(), optimizer.squares[0].numpy(), int(optimizer.updates)
+        assert [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == [changes] * 4
+    assert (float(scale.value), int(scale.good_steps)) == (LossScale.INITIAL / 2, 1)
+
+
+def test_the_loss_scale_doubles_after_many_good_steps_up_to_its_bound() -> None:
+    scale = LossScale()
+    for start, doubled in ((LossScale.INITIAL, LossScale.INITIAL * 2), (LossScale.LARGEST, LossScale.LARGEST)):
+        scale.value.assign(start)
+        scale.good_steps.assign(LossScale.STEPS_TO_DOUBLE - 1)
+        scale.update(tf.constant(True))  # noqa: FBT003 - a tensor, not a flag
+        assert (float(scale.value), int(scale.good_steps)) == (doubled, 0)

@@ -1,0 +1,75 @@
+"""Work in threads that a process does not wait for when it ends, as it would for those of an executor.
+
+A run that is told to stop saves and exits at once, whatever is being fetched for its next steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """`function` of all items, `threads` at a time; the first error of any is raised, and no other item begun."""
+    numbers, stopped = iter(range(len(items))), Event()
+    done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        while not stopped.is_set() and (number := next(numbers, None)) is not None:
+            result, error = _outcome(lambda: function(items[number]))
+            if error:
+                stopped.set()
+            done.put((number, result, error))
+
+    for _ in range(min(threads, len(items))):
+        Thread(target=work, daemon=True).start()
+    results: dict[int, Result] = {}
+    try:
+        while len(results) < len(items):
+            number, result, error = done.get()
+            if error:
+                raise error
+            results[number] = result
+    finally:
+        stopped.set()
+    return [results[number] for number in range(len(items))]
+
+
+def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, each made while the one before it is in use; its errors are raised in its place.
+
+    An item that the caller has dropped when it asks for the next one is gone before the one after that is begun.
+    """
+    source = iter(items)
+    wanted, closed = Semaphore(1), Event()
+    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        while wanted.acquire() and not closed.is_set():
+            made.put(_outcome(lambda: next(source)))
+
+    Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error:
+                raise error
+            wanted.release()
+            yield item
+    finally:
+        closed.set()
+        wanted.release()
+
+
+def _outcome(function: Callable[[], Result]) -> tuple[Result | None, BaseException | None]:
+    try:
+        return function(), None
+    except BaseException as exc:  # noqa: BLE001 - raised again in the thread that waits for it
+        return None, exc

@@ -1,0 +1,86 @@
+"""Files between a local folder and a store, checked by size and SHA-256; none is held in memory whole."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from packing.errors import ObjectNotFoundError, UsageError, VerificationError
+from packing.ports import ObjectInfo, Storage
+
+RANGE_BYTES = 16 * 1024 * 1024
+_PARALLEL = 4
+_BLOCK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a folder in the store."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def store_files(storage: Storage, local: Path, folder: str) -> list[StoredFile]:
+    """Store the files of `local`, none of them empty, below the URI `folder`; sorted by name."""
+
+    def store(path: Path) -> int:
+        # Mapped, so that it goes from the page cache to the store.
+        return storage.write(f"{folder}/{path.name}", np.memmap(path, np.uint8, "r")).size
+
+    paths = sorted(local.iterdir())
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        digests = pool.map(_sha256, paths)
+        sizes = pool.map(store, paths)
+        return [StoredFile(path.name, size, sha256) for path, size, sha256 in zip(paths, sizes, digests, strict=True)]
+
+
+def fetch_file(storage: Storage, uri: str, expected: StoredFile, path: Path) -> None:
+    """Make `path` a copy of the object; raises VerificationError if that is not what is `expected`."""
+    try:
+        found = storage.head(uri)
+    except ObjectNotFoundError as exc:
+        raise VerificationError(f"{uri}: expected {expected.bytes} bytes, found no such object") from exc
+    if found.size != expected.bytes:
+        raise VerificationError(f"{uri}: expected {expected.bytes} bytes, found {found.size}")
+    _copy(storage, found, path)
+    if (sha256 := _sha256(path)) != expected.sha256:
+        raise VerificationError(f"{uri}: expected SHA-256 {expected.sha256}, found {sha256}")
+
+
+def fetch_checkpoint(storage: Storage, uri: str, folder: Path) -> Path:
+    """Copy TensorFlow checkpoints, a folder of them or the files of one prefix, into `folder`; gives the copy."""
+    parent, name = uri.rsplit("/", 1)
+    found = storage.list(uri) or [info for info in storage.list(parent) if info.uri.startswith(f"{uri}.")]
+    if not found:
+        raise UsageError(f"{uri}: expected a folder or a prefix of checkpoints, found no such object")
+    for info in found:
+        path = folder / info.uri.removeprefix(f"{parent}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _copy(storage, info, path)
+    return folder / name
+
+
+def _copy(storage: Storage, info: ObjectInfo, path: Path) -> None:
+    def fetch(start: int) -> None:
+        content = storage.read(info.uri, start=start, size=min(RANGE_BYTES, info.size - start), etag=info.etag)
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(content)
+
+    path.touch()
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(fetch, range(0, info.size, RANGE_BYTES)))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""The training loop: a step, what it reports, an evaluation where one is due, a checkpoint where one is due."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from packing.errors import StowageError
+from training.checkpoint import Checkpoints
+from training.config import TrainingConfig
+from training.data import Examples, batch_errors, shards_read, training_batches
+from training.devices import Worker, local_replicas
+from training.evaluate import Evaluation, Evaluator
+from training.flops import flops_per_example
+from training.metrics import StepFigures, Throughput, Totals
+from training.preemption import PreemptedError
+from training.sender import MetricSender
+from training.step import StepResult, TrainingState, make_train_step
+
+_SMALLEST_LOSS_SCALE = 1.0
+_SHARDS_NAMED = 5
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(StowageError):
+    """The loss or its gradient is no longer a number; the last checkpoint is from before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes through its data: examples of a step on all replicas, and sequences until the end."""
+
+    batch_size: int
+    total_sequences: int
+    steps: int | None
+
+    @classmethod
+    def of(cls, config: TrainingConfig, examples: Examples, replicas: int) -> Plan:
+        """The examples that hold `sequences_per_step` sequences on average, a multiple of replicas x micro-batches."""
+        parts = replicas * config.micro_batches
+        size = max(1, round(config.sequences_per_step / examples.packing_factor / parts)) * parts
+        total = config.sequences or examples.sequences
+        if config.steps is not None:
+            total = round(config.steps * size * examples.packing_factor)
+        return cls(size, total, config.steps)
+
+
+class Stepper:
+    """Takes the steps of a run one by one, from wherever `state` stands."""
+
+    def __init__(
+        self, state: TrainingState, worker: Worker, data: Sequence[Examples], config: TrainingConfig, plan: Plan
+    ) -> None:
+        self._data, self._plan, self._config, self._model = data, plan, config, state.model.config
+        self._step_number, self._sequences = (int(x.numpy()) for x in (state.progress.steps, state.progress.sequences))
+        batches = training_batches(
+            data,
+            self._model,
+            mode=config.mode,
+            batch_size=plan.batch_size,
+            seed=config.seed,
+            start=self._step_number,
+            shares=local_replicas(state.strategy, worker),
+            replicas=state.strategy.num_replicas_in_sync,
+        )
+        self._batches = iter(state.strategy.distribute_datasets_from_function(lambda _: batches))
+        self._train_step = make_train_step(state, config, plan.total_sequences)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has come to its end."""
+        if self._plan.steps is not None:
+            return self._step_number >= self._plan.steps
+        return self._sequences >= self._plan.total_sequences
+
+    def __call__(self, *, stop: bool = False) -> tuple[StepFigures, bool]:
+        """Take a step; gives its figures, and whether any worker was called with `stop`.
+
+        Raises InputError and VerificationError for wrong data, DivergedError for a loss that is no number.
+        """
+        started = time.perf_counter()
+        with batch_errors(self._data):
+            batch = next(self._batches)
+        waited = time.perf_counter() - started
+        result = self._train_step(batch, tf.constant(int(stop)))
+        result = tf.nest.map_structure(lambda scalar: float(scalar.numpy()), result)
+        self._step_number += 1
+        self._sequences += int(result.counts.sequences)
+        figures = self._figures(result, time.perf_counter() - started, waited)
+        if self._is_diverged(result):
+            raise DivergedError(self._describe(figures))
+        return figures, result.stops > 0
+
+    def _figures(self, result: StepResult, seconds: float, input_seconds: float) -> StepFigures:
+        sums, counts = result.sums, result.counts
+        masked, sequences, size = max(counts.masked_tokens, 1.0), max(counts.sequences, 1.0), self._plan.batch_size
+        return StepFigures(
+            step=self._step_number,
+            sequences_seen=self._sequences,
+            examples=int(counts.examples),
+            sequences=int(counts.sequences),
+            real_tokens=int(counts.real_tokens),
+            slots=int(counts.slots),
+            mlm_loss=sums.mlm_loss / masked,
+            mlm_accuracy=sums.mlm_correct / masked,
+            nsp_loss=sums.nsp_loss / sequences,
+            nsp_accuracy=sums.nsp_correct / sequences,
+            gradient_norm=result.gradient_norm,
+            learning_rate=result.learning_rate,
+            seconds=seconds,
+            input_seconds=input_seconds,
+            flops=size * flops_per_example(self._model, int(counts.slots) // size, self._data[0].masked_slots),
+            loss_scale=result.loss_scale if self._config.compute_dtype == "float16" else None,
+        )
+
+    def _is_diverged(self, result: StepResult) -> bool:
+        """A float16 gradient may overflow now and then, which skips the step and halves the loss scale."""
+        if self._config.compute_dtype == "float16" and result.loss_scale >= _SMALLEST_LOSS_SCALE:
+            return False
+        return not all(map(math.isfinite, (result.sums.mlm_loss, result.sums.nsp_loss, result.gradient_norm)))
+
+    def _describe(self, figures: StepFigures) -> str:
+        shards = shards_read(
+            self._data,
+            mode=self._config.mode,
+            batch_size=self._plan.batch_size,
+            seed=self._config.seed,
+            step=figures.step - 1,
+        )
+        more = f" and {len(shards) - _SHARDS_NAMED} more" if len(shards) > _SHARDS_NAMED else ""
+        return (
+            f"step {figures.step}: mlm_loss {figures.mlm_loss}, nsp_loss {figures.nsp_loss}, gradient norm "
+            f"{figures.gradient_norm}, expected numbers; it read {', '.join(shards[:_SHARDS_NAMED])}{more}"
+        )
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the loop works with; only the chief of several workers has something to save and to report to.
+
+    `peak_flops` is that of all devices together, None if not known.
+    """
+
+    state: TrainingState
+    worker: Worker
+    config: TrainingConfig
+    stepper: Stepper
+    evaluator: Evaluator | None
+    checkpoints: Checkpoints
+    sender: MetricSender
+    peak_flops: float | None
+
+
+def take_steps(session: Session, stop_requested: Callable[[], bool]) -> tuple[Totals, Evaluation | None]:
+    """Step to the end of the run; gives its figures and its last evaluation.
+
+    A SIGTERM to any worker saves and raises PreemptedError in all of them, after the same step.
+    """
+    totals, interval, config = Totals(), Throughput(), session.config
+    evaluation, evaluated_at = None, -1
+    while not session.stepper.done and not _target_reached(session):
+        try:
+            figures, stopping = session.stepper(stop=stop_requested())
+        except DivergedError as exc:
+            latest = session.checkpoints.latest() or "none"
+            raise DivergedError(f"{exc}; the last checkpoint is {latest}; resume with a lower learning rate") from exc
+        interval = _report(session, figures, totals, interval)
+        if session.evaluator and _is_due(figures, config.eval_every):
+            evaluation, evaluated_at = _evaluate(session, session.evaluator, figures.step), figures.step
+        if stopping:
+            raise PreemptedError(f"SIGTERM at step {figures.step}: saved {save(session)}; run again to resume")
+        if figures.step % config.checkpoint_every == 0:
+            save(session)
+    step = int(session.state.progress.steps.numpy())
+    if session.evaluator and evaluated_at != step:
+        evaluation = _evaluate(session, session.evaluator, step)
+    return totals, evaluation
+
+
+def save(session: Session) -> str:
+    """Have the chief save, and all workers wait until it has; gives the checkpoint's URI, or "" on other workers."""
+    session.sender.flush()
+    uri = session.checkpoints.save() if session.worker.is_chief else ""
+    if session.worker.count > 1:
+        _wait_for_all(session.state.strategy)
+    return uri
+
+
+def _wait_for_all(strategy: Any) -> None:
+    """A worker that ended while the chief still saves would be taken for a lost one."""
+    strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.ones([])), axis=None).numpy()
+
+
+def _target_reached(session: Session) -> bool:
+    return bool(session.state.progress.target_reached.numpy())
+
+
+def _is_due(figures: StepFigures, every: int | None) -> bool:
+    """Whether the step has crossed a multiple of `every` sequences."""
+    return every is not None and figures.sequences_seen // every > (figures.sequences_seen - figures.sequences) // every
+
+
+def _evaluate(session: Session, evaluator: Evaluator, step: int) -> Evaluation:
+    evaluation = evaluator()
+    session.sender.add(step, evaluation.metrics())
+    logger.info("step %d  eval: mlm_loss %.4f  mlm_accuracy %.4f", step, evaluation.mlm_loss, evaluation.mlm_accuracy)
+    target = session.config.target_mlm_accuracy
+    if target is not None and evaluation.mlm_accuracy >= target:
+        session.state.progress.target_reached.assign(1)
+    return evaluation
+
+
+def _report(session: Session, figures: StepFigures, totals: Totals, interval: Throughput) -> Throughput:
+    """Send and log a step's figures; gives the interval that the next step belongs to."""
+    if totals.first:
+        interval.add(figures)
+    totals.add(figures)
+    session.sender.add(figures.step, figures.metrics())
+    if figures.step % session.config.log_every and not session.stepper.done:
+        return interval
+    session.sender.add(figures.step, interval.rates(session.peak_flops))
+    _log(figures, interval)
+    return Throughput()
+
+
+def _log(figures: StepFigures, interval: Throughput) -> None:
+    rates = interval.rates()
+    logger.info(
+        "step %d  sequences %d  mlm_loss %.4f  nsp_loss %.4f  %.1f sequences/s  %.0f real tokens/s",
+        figures.step,
+        figures.sequences_seen,
+        figures.mlm_loss,
+        figures.nsp_loss,
+        rates.get("throughput/sequences_per_second", math.nan),
+        rates.get("throughput/real_tokens_per_second", math.nan),
+    )

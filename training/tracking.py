@@ -1,0 +1,84 @@
+"""A training run as the tracker knows it: found again or started, and ended whatever happens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from packing.errors import TrackingError
+from packing.ports import Run, Tracker
+from training.config import TrainingConfig
+from training.data import Examples
+from training.devices import device_name
+from training.preemption import PreemptedError
+from training.saved import SavedConfig
+from training.sender import MetricSender
+
+EXPERIMENT = "bert-pretraining"
+GRACE_SECONDS = 10.0
+"""How long a stopping run waits for the tracker; who sent the SIGTERM waits 30 s, as a rule."""
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(
+    tracker: Tracker,
+    config: TrainingConfig,
+    params: Mapping[str, object],
+    data: Examples,
+    saved_run_id: str,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """The tracked run to add to: the saved one when resuming, else a new one."""
+    if saved_run_id:
+        try:
+            return tracker.open_run(saved_run_id)
+        except TrackingError as exc:
+            logger.warning("%s; the resumed run is tracked as a new one", exc)
+    identity = {"recipe_id": data.recipe_id, "manifest": data.uri} if data.packed else {}
+    return tracker.start_run(
+        EXPERIMENT,
+        f"{config.mode} {data.recipe_id or ''}"[:24].strip(),
+        params={name: str(value) for name, value in {**params, **identity}.items()},
+        tags={**{f"stowage.{name}": str(value) for name, value in identity.items()}, **(tags or {})},
+    )
+
+
+def describe(saved: SavedConfig, strategy: Any) -> dict[str, object]:
+    """What a run is trained as, for its params; several manifests are one text, separated by blanks."""
+    return {
+        **asdict(saved.training),
+        "data": " ".join(saved.training.data),
+        **{f"model.{name}": value for name, value in asdict(saved.model).items()},
+        "examples_per_step": saved.batch_size,
+        "replicas": strategy.num_replicas_in_sync,
+        "device": device_name(strategy),
+        "tensorflow": tf.__version__,
+    }
+
+
+@contextmanager
+def tracked(run: Run, spool: Path, sample: Callable[[], Mapping[str, float]] | None = None) -> Iterator[MetricSender]:
+    """Deliver all metrics and end the run: FINISHED, KILLED (SIGTERM, Ctrl-C) or FAILED.
+
+    `spool` is the folder for metrics that are under way; `sample` gives further ones, of the machine.
+    """
+    sender = MetricSender(run, spool, sample)
+    try:
+        yield sender
+    except BaseException as exc:
+        killed = isinstance(exc, (PreemptedError, KeyboardInterrupt))
+        try:
+            sender.close(GRACE_SECONDS)
+            run.finish("KILLED" if killed else "FAILED")
+        except TrackingError as tracking:
+            logger.warning("run %s could not be ended: %s", run.run_id, tracking)
+        raise
+    sender.close()
+    run.finish("FINISHED")
