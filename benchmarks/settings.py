@@ -19,8 +19,9 @@ class Sizes:
     `growth_units` say how many of them a part takes, and `baseline_shards` how many shards the slow baseline gets.
     `repeats` is how often things that are compared take turns; a figure is the median. Solving all of
     `shuffled_sequences` partition by partition is tried at each of `partition_sequences`, at
-    the smallest on `smallest_shuffled_sequences` only. `train_steps` training steps of `train_examples` are timed, losses
-    are compared after `train_sequences` from `train_seeds` seeds, and `handed_over` steps hand over their metrics.
+    the smallest on `smallest_shuffled_sequences` only. `train_steps` training steps of `train_examples` are timed,
+    losses are compared after `train_sequences` from `train_seeds` seeds, and the metrics of `handed_over` steps are
+    handed over.
     """
 
     repeats: int = 3

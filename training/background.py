@@ -43,7 +43,7 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], threa
 def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """The same items, each made while the one before it is in use; its errors are raised in its place.
 
-    An item that the caller has dropped when it asks for the next one is gone before the one after that is begun.
+    Nothing is kept of an item that the caller has dropped when it asks for the next one.
     """
     source = iter(items)
     wanted, closed = Semaphore(1), Event()
@@ -63,6 +63,7 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
                 raise error
             wanted.release()
             yield item
+            del item
     finally:
         closed.set()
         wanted.release()

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from packing.errors import UsageError
 
+PUBLISHED_CONFIG = "bert_config.json"
+"""The file beside published checkpoints that has the shape of their model."""
 MODES = ("packed", "padded", "bucketed")
 STRATEGIES = ("cpu", "mirrored", "multi-worker", "hpu")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
@@ -69,7 +71,10 @@ MODELS: Mapping[str, ModelConfig] = {
 
 
 def load_model_config(name: str) -> ModelConfig:
-    """A published size by name, or the ModelConfig in a `bert_config.json` (unknown fields are refused)."""
+    """A published size by name, or the ModelConfig in a `bert_config.json`; raises UsageError for unknown fields.
+
+    Fields of the multilingual models, which their code does not read either, are left out.
+    """
     if name in MODELS:
         return MODELS[name]
     if not name.endswith(".json"):
@@ -79,6 +84,7 @@ def load_model_config(name: str) -> ModelConfig:
     except OSError as exc:
         raise UsageError(f"{name}: not a readable JSON file ({exc})") from exc
     document = parse_json(content, name)
+    document = {name: value for name, value in document.items() if not name.startswith(_UNUSED_FIELDS)}
     activation = document.pop("hidden_act", "gelu")
     if activation != "gelu":
         raise UsageError(f"{name}: hidden_act: expected 'gelu', got {activation!r}")
@@ -159,6 +165,7 @@ class TrainingConfig:
             raise UsageError(f"target_mlm_accuracy: expected 0 < accuracy <= 1, got {target!r}")
 
 
+_UNUSED_FIELDS = ("directionality", "pooler_")
 _COUNTS = (
     "steps",
     "sequences",

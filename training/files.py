@@ -11,6 +11,7 @@ import numpy as np
 
 from packing.errors import ObjectNotFoundError, UsageError, VerificationError
 from packing.ports import ObjectInfo, Storage
+from training.config import PUBLISHED_CONFIG
 
 RANGE_BYTES = 16 * 1024 * 1024
 _PARALLEL = 4
@@ -57,6 +58,8 @@ def fetch_checkpoint(storage: Storage, uri: str, folder: Path) -> Path:
     """Copy TensorFlow checkpoints, a folder of them or the files of one prefix, into `folder`; gives the copy."""
     parent, name = uri.rsplit("/", 1)
     found = storage.list(uri) or [info for info in storage.list(parent) if info.uri.startswith(f"{uri}.")]
+    if found and found[0].uri.startswith(f"{uri}."):
+        found += [info for info in storage.list(parent) if info.uri == f"{parent}/{PUBLISHED_CONFIG}"]
     if not found:
         raise UsageError(f"{uri}: expected a folder or a prefix of checkpoints, found no such object")
     for info in found:

@@ -21,14 +21,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from packing.errors import InputError, UsageError
-from training.config import ModelConfig, parse_json
+from training.config import PUBLISHED_CONFIG, ModelConfig, parse_json
 from training.model import Bert, weight_shapes
 from training.names import NSP_WEIGHTS, stored_names, stored_shape
 from training.saved import CONFIG_FILE
 
 _log = logging.getLogger(__name__)
 
-PUBLISHED_CONFIG_FILE = "bert_config.json"
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _READER_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
@@ -149,7 +148,7 @@ def _check_config(prefix: Path, config: ModelConfig) -> None:
 
 def _configs_near(prefix: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     parents = prefix.absolute().parents
-    for path in (folder / PUBLISHED_CONFIG_FILE for folder in parents[:2]):
+    for path in (folder / PUBLISHED_CONFIG for folder in parents[:2]):
         if path.is_file():
             yield path, parse_json(path.read_bytes(), str(path))
     # A checkpoint of this project lies two folders below its model folder.

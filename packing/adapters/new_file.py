@@ -35,7 +35,7 @@ def _write_directly(handle: int, view: memoryview) -> int:
             while len(view) - written >= STEP_BYTES:
                 aligned[:] = view[written : written + STEP_BYTES]
                 count = os.write(handle, aligned)
-                written += STEP_BYTES
+                written += count
                 if count < STEP_BYTES:
                     break
         except OSError as exc:

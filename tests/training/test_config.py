@@ -29,7 +29,9 @@ def test_published_sizes() -> None:
 
 def test_a_published_config_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "bert_config.json"
-    path.write_text(json.dumps({"hidden_act": "gelu", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 7}))
+    multilingual = {"directionality": "bidi", "pooler_type": "first_token_transform"}
+    shape = {"hidden_act": "gelu", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 7}
+    path.write_text(json.dumps({**shape, **multilingual}))
     assert load_model_config(str(path)) == ModelConfig(hidden_size=64, num_attention_heads=4, vocab_size=7)
 
 

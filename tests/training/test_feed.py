@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -122,6 +123,30 @@ def test_the_next_window_is_opened_while_one_is_read_and_no_further_one() -> Non
             assert begun[number + 1].wait(30)
             assert len(opened) == number + 2
     assert open_at_a_time == [1, 2, 2, 2, 2, 2]
+
+
+def test_a_window_is_let_go_before_the_next_one_is_waited_for() -> None:
+    opened: list[weakref.ref[Opened]] = []
+    gone: list[bool] = []
+
+    def is_gone(records: weakref.ref[Opened]) -> bool:
+        deadline = time.monotonic() + 10
+        while records() is not None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return records() is None
+
+    def open_one(window: Window, stopped: Event) -> Any:
+        """Open it when the window before it is gone, for which the reader has to ask for this one first."""
+        gone.extend(is_gone(before) for before in opened[-1:])
+        records = Opened(open_shards(window, stopped))
+        opened.append(weakref.ref(records))
+        return records
+
+    order = Order([SIZES], 1, seed=0, window_bytes=1)
+    found = read_batches(order.windows(0), open_one, Slices(1, 1, [0]), start=0, empty=EMPTY_EXAMPLE)
+    for _ in range(sum(len(window.rows) for window in islice(order.windows(0), 3)) + 1):
+        next(found)
+    assert gone[:3] == [True, True, True]
 
 
 def test_who_stops_tells_the_opening_of_the_next_window() -> None:

@@ -82,7 +82,7 @@ def test_a_copy_is_read_again_only_if_it_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "alter", [lambda content: b"", lambda content: content + b"x", lambda content: content[:-1] + b"x"]
+    "alter", [lambda content: content[:-1], lambda content: content + b"x", lambda content: content[:-1] + b"x"]
 )
 def test_an_altered_shard_leaves_no_copy(tmp_path: Path, alter: Callable[[bytes], bytes]) -> None:
     storage = MemoryStorage()
@@ -153,6 +153,17 @@ def test_what_was_not_used_for_longest_is_evicted(tmp_path: Path) -> None:
     assert reads(storage) == []
     cache.open(storage, [second])
     assert reads(storage) == [second.uri]
+
+
+def test_what_is_open_stays_however_long_ago_it_was_opened(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    first, second, third = store_many(storage, [40, 40, 40])
+    cache = Cache(tmp_path, 90)
+    opened = cache.open(storage, [first])
+    cache.open(storage, [second])
+    cache.open(storage, [third])
+    assert {path.stem for path in tmp_path.glob("*.t*")} == {first.sha256, third.sha256}
+    assert len(opened[0]) == 1
 
 
 def test_what_another_process_evicted_is_read_on_and_fetched_again(tmp_path: Path) -> None:
