@@ -181,7 +181,7 @@ def batch_errors(data: Sequence[Examples]) -> Iterator[None]:
     except tf.errors.OpError as exc:
         for examples in data:
             if examples.failures:
-                raise examples.failures[-1] from exc
+                raise examples.failures.pop() from exc
         if isinstance(exc, tf.errors.InvalidArgumentError):
             raise InputError(f"{', '.join(examples.uri for examples in data)}: {_reason(exc.message)}") from exc
         raise
