@@ -24,8 +24,9 @@ import tensorflow as tf
 import training.model
 from packing.adapters.local import LocalStorage
 from training.config import MODELS, TrainingConfig
-from training.data import Examples, open_examples, training_batches, training_order
+from training.data import training_batches, training_order
 from training.devices import Worker, open_strategy
+from training.examples import Examples, open_examples
 from training.loop import Plan, Stepper
 from training.shards import Cache
 from training.step import TrainingState, make_train_step, new_state

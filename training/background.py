@@ -6,12 +6,20 @@ A run that is told to stop saves and exits at once, whatever is being fetched fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import Any, TypeVar
 
+from packing.errors import StowageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_LOOK_SECONDS = 0.25
+
+
+class StoppedError(StowageError):
+    """Nobody wants any more what was being made."""
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
@@ -40,10 +48,11 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], threa
     return [results[number] for number in range(len(items))]
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], stopped: Callable[[], bool] = lambda: False) -> Iterator[Item]:
     """The same items, each made while the one before it is in use; its errors are raised in its place.
 
-    Nothing is kept of an item that the caller has dropped when it asks for the next one.
+    Nothing is kept of an item that the caller has dropped when it asks for the next one. Whoever waits for an item gets
+    a StoppedError soon after `stopped` is true.
     """
     source = iter(items)
     wanted, closed = Semaphore(1), Event()
@@ -56,7 +65,7 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
     Thread(target=work, daemon=True).start()
     try:
         while True:
-            item, error = made.get()
+            item, error = _wait(made, stopped)
             if isinstance(error, StopIteration):
                 return
             if error:
@@ -67,6 +76,15 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
     finally:
         closed.set()
         wanted.release()
+
+
+def _wait(made: SimpleQueue[Result], stopped: Callable[[], bool]) -> Result:
+    while not stopped():
+        try:
+            return made.get(timeout=_LOOK_SECONDS)
+        except Empty:
+            pass
+    raise StoppedError("nobody waits for this any more")
 
 
 def _outcome(function: Callable[[], Result]) -> tuple[Result | None, BaseException | None]:

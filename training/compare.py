@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from packing.errors import InputError, UsageError
 from packing.ports import Storage, Tracker
 from training.config import ModelConfig, TrainingConfig
-from training.data import Examples, check_model, open_examples
 from training.devices import Worker, open_strategy
+from training.examples import Examples, check_model, open_examples
 from training.loop import Plan, Stepper
 from training.metrics import Totals
 from training.saved import SavedConfig
@@ -137,7 +137,7 @@ def _open_side(
     stepper = Stepper(state, Worker(), [data], config, plan)
     saved = SavedConfig(model, config, (data.recipe_id or data.uri,), plan.batch_size, run_id="")
     run = open_run(tracker, config, describe(saved, strategy), data, "", {"mlflow.parentRunId": parent})
-    with tracked(run, work / "metrics") as sender:
+    with closing(data), tracked(run, work / "metrics") as sender:
         yield Side(stepper, sender, Totals(), [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import tensorflow as tf
 
 from packing.ports import Storage
 from training.checkpoint import restore_weights
-from training.data import Examples, batch_errors, check_model, evaluation_batches, open_examples
+from training.data import batch_errors, evaluation_batches
 from training.devices import Worker, local_replicas, open_strategy
+from training.examples import Examples, check_model, open_examples
 from training.loss import Counts, LossSums, count, loss_sums
 from training.model import Batch, Bert
 from training.saved import SavedConfig
@@ -37,13 +39,13 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Evaluate the latest checkpoint in `model_dir` on all of a manifest's packs or a raw prefix's sequences."""
     saved = SavedConfig.load(storage, model_dir)
-    examples = open_examples(storage, data, cache)
-    check_model(examples, saved.model)
     strategy = open_strategy("cpu")
     with strategy.scope():
         model = Bert(saved.model)
-    restore_weights(storage, model, model_dir)
-    return Evaluator(strategy, Worker(), model, examples, batch_size=batch_size)()
+    with closing(open_examples(storage, data, cache)) as examples:
+        check_model(examples, saved.model)
+        restore_weights(storage, model, model_dir)
+        return Evaluator(strategy, Worker(), model, examples, batch_size=batch_size)()
 
 
 class Evaluator:

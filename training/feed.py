@@ -27,17 +27,25 @@ class Slices:
 
 
 def read_batches(
-    windows: Iterator[Window], open_shards: OpenShards, slices: Slices, *, start: int, empty: bytes
+    windows: Iterator[Window],
+    open_shards: OpenShards,
+    slices: Slices,
+    *,
+    start: int,
+    empty: bytes,
+    closed: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[list[bytes], int]]:
     """The own slices of each step from step `start` on: `size` serialized examples, and their bucket's width or 0.
 
-    `empty` stands for the empty examples. When a window is reached, its shards are open and the next one's are fetched.
+    `empty` stands for the empty examples. While a window is read, the next one's shards are fetched; where these are
+    waited for, raises StoppedError once `closed` says that nobody wants them.
     """
     stopped = Event()
     step = slices.size * slices.replicas
     batch: list[bytes] = []
     try:
-        for window, shards in read_ahead((window, open_shards(window, stopped)) for window in windows):
+        opened = ((window, open_shards(window, stopped)) for window in windows)
+        for window, shards in read_ahead(opened, closed):
             for first, stop in _cuts(max(window.first, start * step), window.stop, slices.size):
                 if first // slices.size % slices.replicas in slices.own:
                     rows = window.rows[first - window.first : stop - window.first].tolist()

@@ -14,9 +14,10 @@ import tensorflow as tf
 from packing.errors import StowageError
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
-from training.data import Examples, batch_errors, shards_read, training_batches
+from training.data import batch_errors, shards_read, training_batches
 from training.devices import Worker, local_replicas
 from training.evaluate import Evaluation, Evaluator
+from training.examples import Examples
 from training.flops import flops_per_example
 from training.metrics import StepFigures, Throughput, Totals
 from training.preemption import PreemptedError

@@ -19,21 +19,17 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from packing.errors import InputError, StorageError, StowageError, UsageError, VerificationError
+from packing.errors import InputError, StorageError, UsageError, VerificationError
 from packing.ports import Storage
 from packing.tfrecord import read_records
 from packing.types import RawShard
-from training.background import in_parallel
+from training.background import StoppedError, in_parallel
 from training.records import Records, Shard, content_of, frames_of, map_file, raw_content, write_file
 
 PARALLEL_FETCHES = 8
 _COPY, _UNFINISHED = ".tfrecord", ".tmp"
 
 logger = logging.getLogger(__name__)
-
-
-class StoppedError(StowageError):
-    """Nobody wants the shards any more that were being opened."""
 
 
 class Cache:

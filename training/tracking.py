@@ -14,8 +14,8 @@ import tensorflow as tf
 from packing.errors import TrackingError
 from packing.ports import Run, Tracker
 from training.config import TrainingConfig
-from training.data import Examples
 from training.devices import device_name
+from training.examples import Examples
 from training.preemption import PreemptedError
 from training.saved import SavedConfig
 from training.sender import MetricSender

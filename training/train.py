@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +12,9 @@ from typing import Any
 from packing.ports import Storage, Tracker
 from training.checkpoint import Checkpoints
 from training.config import ModelConfig, TrainingConfig
-from training.data import Examples, check_model, open_examples
 from training.devices import Worker, device_name, open_strategy
 from training.evaluate import Evaluation, Evaluator
+from training.examples import Examples, check_model, open_examples
 from training.files import fetch_checkpoint
 from training.flops import peak_flops
 from training.initial import load_initial_weights
@@ -72,35 +73,42 @@ def train(
     """
     worker, cache = worker or Worker(), cache or Cache(work / "cache", config.cache_bytes)
     strategy = open_strategy(config.strategy, deterministic=config.deterministic)
-    data = [open_examples(storage, uri, cache, lengths=config.mode == "bucketed") for uri in config.data]
-    held_out = open_examples(storage, config.eval_data, cache) if config.eval_data else None
-    for examples in (*data, *([held_out] if held_out else [])):
-        check_model(examples, model)
-    plan = Plan.of(config, data[0], strategy.num_replicas_in_sync)
-    state = new_state(strategy, model, config)
-    checkpoints = Checkpoints(storage, model_dir, state, keep=config.keep_checkpoints, scratch=work)
-    wanted = SavedConfig(model, config, tuple(x.recipe_id or x.uri for x in data), plan.batch_size, run_id="")
-    resumed_run = _resume(storage, model_dir, checkpoints, wanted)
-    if resumed_run is None and config.init_checkpoint:
-        _initialize(state.model, storage, config.init_checkpoint, work)
-    logger.info("%s: %d examples a step, packing factor %.4f", data[0].uri, plan.batch_size, data[0].packing_factor)
-    with sigterm_requests_stop() as stop_requested:
+    with ExitStack() as stack:
+
+        def opened(uri: str, *, lengths: bool = False) -> Examples:
+            examples = stack.enter_context(closing(open_examples(storage, uri, cache, lengths=lengths)))
+            check_model(examples, model)
+            return examples
+
+        data = [opened(uri, lengths=config.mode == "bucketed") for uri in config.data]
+        held_out = opened(config.eval_data) if config.eval_data else None
+        plan = Plan.of(config, data[0], strategy.num_replicas_in_sync)
+        state = new_state(strategy, model, config)
+        checkpoints = Checkpoints(storage, model_dir, state, keep=config.keep_checkpoints, scratch=work)
+        wanted = SavedConfig(model, config, tuple(x.recipe_id or x.uri for x in data), plan.batch_size, run_id="")
+        resumed_run = _resume(storage, model_dir, checkpoints, wanted)
+        if resumed_run is None and config.init_checkpoint:
+            _initialize(state.model, storage, config.init_checkpoint, work)
+        factor = data[0].packing_factor
+        logger.info("%s: %d examples a step, packing factor %.4f", data[0].uri, plan.batch_size, factor)
+        stop_requested = stack.enter_context(sigterm_requests_stop())
         run = open_run(tracker, config, describe(wanted, strategy), data[0], resumed_run or "")
-        with tracked(run, work / "metrics", open_system_metrics() if run.run_id else None) as sender:
-            if worker.is_chief:
-                replace(wanted, run_id=run.run_id).save(storage, model_dir)
-            session = Session(
-                state=state,
-                worker=worker,
-                config=config,
-                stepper=Stepper(state, worker, data, config, plan),
-                evaluator=_evaluator(state, worker, held_out, config),
-                checkpoints=checkpoints,
-                sender=sender,
-                peak_flops=_peak_flops(strategy, config),
-            )
-            totals, evaluation = take_steps(session, stop_requested)
-            checkpoint = save(session)
+        sample = open_system_metrics() if run.run_id else None
+        sender = stack.enter_context(tracked(run, work / "metrics", sample))
+        if worker.is_chief:
+            replace(wanted, run_id=run.run_id).save(storage, model_dir)
+        session = Session(
+            state=state,
+            worker=worker,
+            config=config,
+            stepper=Stepper(state, worker, data, config, plan),
+            evaluator=_evaluator(state, worker, held_out, config),
+            checkpoints=checkpoints,
+            sender=sender,
+            peak_flops=_peak_flops(strategy, config),
+        )
+        totals, evaluation = take_steps(session, stop_requested)
+        checkpoint = save(session)
     return _summarize(state, data[0], totals, run.run_id, checkpoint, evaluation)
 
 

@@ -7,7 +7,7 @@ from threading import Barrier, BrokenBarrierError, Event
 
 import pytest
 
-from training.background import in_parallel, read_ahead
+from training.background import StoppedError, in_parallel, read_ahead
 
 PATIENCE = 30.0
 
@@ -102,3 +102,20 @@ def test_no_thread_is_left_by_who_stops_early() -> None:
     ahead.close()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def test_who_waits_for_what_nobody_wants_is_let_go() -> None:
+    never, stopped = Event(), Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        stopped.set()
+        never.wait(PATIENCE)
+        yield 1
+
+    ahead = read_ahead(items(), stopped.is_set)
+    assert next(ahead) == 0
+    with pytest.raises(StoppedError):
+        next(ahead)
+    assert not never.is_set()
+    never.set()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from itertools import chain
@@ -18,6 +21,7 @@ from packing.errors import InputError, RecordError, StorageError, UsageError, Ve
 from packing.manifest import read_manifest, write_manifest
 from packing.ports import MemoryStorage
 from packing.tfrecord import encode_record
+from tests.training.hanging import HangingStorage
 from tests.training.packs import (
     GROUPS,
     MODEL,
@@ -33,15 +37,13 @@ from tests.training.packs import (
 )
 from training.data import (
     BUCKET_WIDTH,
-    Examples,
     batch_errors,
-    check_model,
     evaluation_batches,
-    open_examples,
     padded_layout,
     shards_read,
     training_batches,
 )
+from training.examples import Examples, check_model, open_examples
 from training.shards import Cache
 
 pytestmark = pytest.mark.slow
@@ -322,6 +324,29 @@ def test_a_raw_shard_that_was_replaced_after_it_was_counted_is_named(
     storage.objects["/data/raw/part-1"] = storage.objects["/data/raw/part-1"][::-1]
     with pytest.raises(InputError, match="/data/raw/part-1: expected ETag"), batch_errors([examples]):
         training(examples, 2, 1)
+
+
+def test_batches_end_when_their_data_is_closed_though_the_store_hangs(
+    dataset: Dataset, storage: MemoryStorage, cache: Cache
+) -> None:
+    hanging = HangingStorage(storage)
+    examples = open_examples(hanging, dataset[0], cache)
+    batches = iter(
+        training_batches([examples], MODEL, mode="packed", batch_size=2, seed=0, start=0, shares=[0], replicas=1)
+    )
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: next(batches, None))
+        assert hanging.asked.wait(30)
+        assert not waiting.done()
+        examples.close()
+        assert waiting.result(30) is None
+    hanging.answer.set()
+
+
+def test_a_process_ends_at_once_though_the_store_hangs(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.training.hanging", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (42, "waiting"), done.stderr
 
 
 def test_other_errors_pass(storage: MemoryStorage, dataset: Dataset, cache: Cache) -> None:

@@ -15,8 +15,9 @@ from packing.errors import InputError, RecordError, StorageError, UsageError, Ve
 from packing.ports import MemoryStorage
 from packing.tfrecord import FRAME_BYTES, encode_record
 from packing.types import RawShard
+from training.background import StoppedError
 from training.records import Records, Shard
-from training.shards import Cache, StoppedError
+from training.shards import Cache
 
 PAYLOADS = [b"", b"a", b"some text", b"\0" * 300]
 
@@ -59,7 +60,7 @@ def used(folder: Path) -> int:
 
 
 @given(payloads=st.lists(st.binary(max_size=50), max_size=20))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_records_are_those_of_the_shard(payloads: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     storage = MemoryStorage()
     shard = store(storage, "/shard", payloads)
