@@ -23,13 +23,14 @@ from packing.adapters import open_storage, open_tracker
 from packing.audit import audit_dataset
 from packing.documents import read_document
 from packing.errors import InputError, RecordError, StowageError, UsageError
+from packing.listing import list_raw_shards
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Run, Storage
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import summary_rows, track_recipe
-from packing.scan import list_raw_shards, read_segments
+from packing.scan import read_segments
 from packing.solve import histogram_of, solve_histogram
 from packing.spool import Spool
 from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, Recipe

@@ -14,11 +14,12 @@ from functools import partial
 from packing.admission import admit
 from packing.commit import commit, find_current, find_listed, manifest_uri, point_to, remember_listing
 from packing.errors import UsageError
+from packing.listing import list_raw_shards
 from packing.parallel import Progress, StageMap, tracked
 from packing.partition import find_members
 from packing.ports import Storage
 from packing.recipe import contents_of, dataset_input_id
-from packing.scan import list_raw_shards, read_summary, scan_new_shard
+from packing.scan import read_summary, scan_new_shard
 from packing.solve import solve_recipe
 from packing.solvers import check_time_limit
 from packing.spool import Spool

@@ -38,22 +38,6 @@ Keep = Callable[[int, Sequences], None]
 """Called with a segment's number and its sequences, which hold until the call returns."""
 
 
-def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
-    """The raw shards below `source`, sorted by name; raises InputError if there is none.
-
-    Names with a part that begins with `_` or `.` are left out (markers and temporary files).
-    """
-    prefix = source.rstrip("/") + "/"
-    shards = []
-    for info in storage.list(source):
-        name = info.uri.removeprefix(prefix)
-        if not name.endswith("/") and not any(part.startswith(("_", ".")) for part in name.split("/")):
-            shards.append(RawShard(name, info.uri, info.size, info.etag))
-    if not shards:
-        raise InputError(f"{source}: expected raw TFRecord shards, found none; check the prefix")
-    return sorted(shards, key=lambda shard: shard.name)
-
-
 def read_summary(storage: Storage, shard: RawShard, *, destination: str) -> ShardSummary | None:
     """The cached summary of exactly this version of the shard, if there is one."""
     uri = f"{_index_uri(destination, shard)}.json"

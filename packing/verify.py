@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
+from packing.listing import list_raw_shards
 from packing.manifest import read_manifest
 from packing.parallel import StageMap
 from packing.ports import Storage
 from packing.readback import PackedContent, RawContent, read_packed, read_raw
 from packing.recipe import recipe_uri
 from packing.recipe_checks import examine_recipe
-from packing.scan import list_raw_shards
 from packing.sequence_digests import Digests, compare
 from packing.types import Manifest, Recipe, Rejection, Strategy, merge_strategies
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from packing.errors import InputError, StowageError, UsageError
 from packing.features import Feature, packed_features
+from packing.listing import list_raw_shards
 from packing.manifest import read_manifest
 from packing.ports import Storage
-from packing.scan import list_raw_shards
 from training.config import ModelConfig, is_manifest
 from training.order import Sizes
 from training.raw_index import index_raw_shards, raw_features_of

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 
 from packing.documents import read_cached
 from packing.errors import InputError, ObjectNotFoundError, RecordError, VerificationError
+from packing.listing import list_raw_shards
 from packing.manifest import read_manifest
 from packing.parallel import StageMap
 from packing.partition import Members, assign_partitions
@@ -22,7 +23,7 @@ from packing.ports import Storage
 from packing.readback import PackedContent, RawContent, read_packed, read_raw
 from packing.recipe import recipe_uri
 from packing.recipe_checks import examine_recipe
-from packing.scan import count_lengths, list_raw_shards, read_segments
+from packing.scan import count_lengths, read_segments
 from packing.solve import histogram_of
 from packing.solvers.check import check_strategies
 from packing.types import Manifest, PackedShard, Parameters, Partition, RawShard, Recipe, ShardSummary, segments_of

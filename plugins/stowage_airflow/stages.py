@@ -56,7 +56,7 @@ def parameters_of(params: Mapping[str, Any]) -> Parameters:
 
 def list_shards(params: Mapping[str, Any], parallel_tasks: int) -> list[list[Group]]:
     """The raw shards, pinned by ETag, in groups for the scan."""
-    from packing.scan import list_raw_shards
+    from packing.listing import list_raw_shards
     from packing.uris import absolute
 
     with task_errors():

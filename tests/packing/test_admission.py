@@ -5,8 +5,9 @@ import pytest
 
 from packing.admission import admit
 from packing.errors import RecordError
+from packing.listing import list_raw_shards
 from packing.ports import MemoryStorage
-from packing.scan import list_raw_shards, scan_shard
+from packing.scan import scan_shard
 from packing.tfrecord import encode_record
 from packing.types import Parameters, ShardSummary
 from tests.builders import raw_example, raw_shard, store_with
