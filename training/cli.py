@@ -1,4 +1,4 @@
-"""`python -m training train | evaluate | compare | export`: one JSON object out, progress on standard error."""
+"""`python -m training train | evaluate | ...`: the result on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from training.config import (
     load_model_config,
 )
 from training.devices import configure_tensorflow, this_worker
+from training.launchers.options import add_launch_options
+from training.launchers.render import as_text, complete, render
 
 EXPORTS = ("saved-model", "hugging-face")
 
@@ -67,9 +69,12 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    text = json.dumps(result) if options.json else "\n".join(f"{name}: {value}" for name, value in result.items())
-    sys.stdout.write(text + "\n")
+    sys.stdout.write((json.dumps(result) if options.json else options.text(result)) + "\n")
     return 0
+
+
+def _lines(result: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in result.items())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,11 +85,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_compare(commands)
     _add_export(commands)
+    _add_render(commands)
     return parser
 
 
 def _add_train(commands: Any) -> None:
     parser = _add_command(commands, "train", _train, "train from a manifest, resuming what --model-dir holds")
+    parser.add_argument("--model-dir", required=True, metavar="DIR", help="folder or s3:// prefix of the checkpoints")
+    _add_run(parser, STRATEGIES)
+
+
+def _add_run(parser: argparse.ArgumentParser, strategies: Sequence[str]) -> None:
+    """The options of a training run but for its model folder."""
     parser.add_argument(
         "--data",
         required=True,
@@ -93,9 +105,8 @@ def _add_train(commands: Any) -> None:
         help="a manifest, or several of the same raw data packed with other seeds, which epochs take in turn; "
         "a raw prefix in the modes padded and bucketed",
     )
-    parser.add_argument("--model-dir", required=True, metavar="DIR", help="folder or s3:// prefix of the checkpoints")
     parser.add_argument("--mode", choices=MODES, default="packed")
-    _add_training(parser, STRATEGIES)
+    _add_training(parser, strategies)
     parser.add_argument("--eval-data", metavar="RAW_PREFIX", help="raw held-out sequences to evaluate on at the end")
     parser.add_argument("--eval-sequences", type=int, metavar="N", help="evaluate on the first N only")
     parser.add_argument("--eval-every", type=int, metavar="N", help="evaluate whenever N more sequences were seen, too")
@@ -123,9 +134,18 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=EXPORTS, default=EXPORTS[0])
 
 
+def _add_render(commands: Any) -> None:
+    parser = _add_command(commands, "render", _render, "print the manifests that run `train` on a cluster, as YAML")
+    add_launch_options(parser)
+    parser.add_argument("--model-dir", metavar="DIR", help="s3:// prefix (models/NAME beside the data's manifests/)")
+    _add_run(parser, [])
+    # The server's address in this shell may have a password in it, and may not be the one that the pods can reach.
+    parser.set_defaults(text=as_text, tracking_uri=None)
+
+
 def _add_command(commands: Any, name: str, command: Callable[..., Any], description: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=description, description=description)
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, text=_lines)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operation (default: all CPUs)")
     parser.add_argument("--cache-dir", metavar="DIR", help="local copies of shards (default: in the model folder)")
@@ -152,7 +172,8 @@ def _add_training(parser: argparse.ArgumentParser, strategies: Sequence[str]) ->
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(default), default=default, metavar="N", help=f"{help_text} ({default})")
     parser.add_argument("--init-checkpoint", metavar="DIR", help="start from a BERT checkpoint, by name")
-    parser.add_argument("--strategy", choices=strategies, default="cpu", help="where to compute (cpu)")
+    if strategies:
+        parser.add_argument("--strategy", choices=strategies, default="cpu", help="where to compute (cpu)")
     parser.add_argument("--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of products (float32)")
     parser.add_argument("--xla", action="store_true", help="compile forward and backward pass with XLA")
     parser.add_argument("--deterministic", action="store_true", help="same bits on every run, at a price in speed")
@@ -200,6 +221,15 @@ def _export(options: argparse.Namespace, storage: Storage, _open_tracker: object
     output = _local_folder(options.output)
     export_checkpoint(storage, absolute(options.checkpoint), output, options.format)
     return {"format": options.format, "output": str(output)}
+
+
+def _render(options: argparse.Namespace, _storage: object, _open_tracker: object) -> dict[str, Any]:
+    options = complete(options)
+    if not options.model.endswith(".json"):  # which lies in the image
+        _model_config(options)
+    defaults = vars(build_parser().parse_args(["train", "--data", "", "--model-dir", ""]))
+    own = {name: default for name, default in defaults.items() if name not in ("command", "text", "json")}
+    return render(options, _training_config(options), {**own, "tracking_uri": None})
 
 
 def _training_config(options: argparse.Namespace) -> TrainingConfig:

@@ -1,0 +1,1 @@
+"""Where a training run is started: from a typed configuration to what an existing engine understands."""
