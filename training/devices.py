@@ -47,6 +47,8 @@ def this_worker(strategy: str) -> Worker:
         kind, index = task["type"], int(task["index"])
     except (ValueError, KeyError, TypeError) as exc:
         raise UsageError(f"TF_CONFIG: expected a cluster of workers and a task of it, found {text!r}") from exc
+    if not isinstance(workers, list) or not all(isinstance(address, str) for address in workers):
+        raise UsageError(f"TF_CONFIG: expected the workers as a list of HOST:PORT, found {workers!r}")
     if kind != "worker" or not 0 <= index < len(workers) or set(document["cluster"]) != {"worker"}:
         raise UsageError(f"TF_CONFIG: expected a task of type worker below {len(workers)}, found {kind!r} {index}")
     return Worker(index, len(workers))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
-from packing.errors import StowageError
+from packing.errors import StowageError, UsageError
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.data import batch_errors, shards_read, training_batches
@@ -20,7 +21,7 @@ from training.evaluate import Evaluation, Evaluator
 from training.examples import Examples
 from training.flops import flops_per_example
 from training.metrics import StepFigures, Throughput, Totals
-from training.preemption import PreemptedError
+from training.preemption import PeerLostError, PreemptedError
 from training.sender import MetricSender
 from training.step import StepResult, TrainingState, make_train_step
 
@@ -159,6 +160,24 @@ class Session:
     peak_flops: float | None
 
 
+@contextmanager
+def device_errors(worker: Worker) -> Iterator[None]:
+    """Around all that computes: says in our words what devices and peers fail with."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as exc:
+        raise UsageError(
+            f"a device is out of memory; give more --micro-batches or fewer --sequences-per-step ({exc.message})"
+        ) from exc
+    except tf.errors.OpError as exc:
+        if worker.count == 1:
+            raise
+        raise PeerLostError(
+            f"worker {worker.index} of {worker.count}: another worker is gone ({type(exc).__name__}: {exc.message}); "
+            "start all of them again to resume from the latest checkpoint"
+        ) from exc
+
+
 def take_steps(session: Session, stop_requested: Callable[[], bool]) -> tuple[Totals, Evaluation | None]:
     """Step to the end of the run; gives its figures and its last evaluation.
 
@@ -196,7 +215,12 @@ def save(session: Session) -> str:
 
 def _wait_for_all(strategy: Any) -> None:
     """A worker that ended while the chief still saves would be taken for a lost one."""
-    strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.ones([])), axis=None).numpy()
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def meet() -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.ones([])), axis=None)
+
+    meet().numpy()
 
 
 def _target_reached(session: Session) -> bool:

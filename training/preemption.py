@@ -16,6 +16,12 @@ class PreemptedError(StowageError):
     exit_status = 42
 
 
+class PeerLostError(StowageError):
+    """Another worker is gone, without which no step can be taken; all have to start again, and resume."""
+
+    exit_status = 42
+
+
 @contextmanager
 def sigterm_requests_stop() -> Iterator[Callable[[], bool]]:
     """Within the context SIGTERM only sets a flag; yields the function that reads it. Main thread only."""

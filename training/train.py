@@ -18,7 +18,7 @@ from training.examples import Examples, check_model, open_examples
 from training.files import fetch_checkpoint
 from training.flops import peak_flops
 from training.initial import load_initial_weights
-from training.loop import Plan, Session, Stepper, save, take_steps
+from training.loop import Plan, Session, Stepper, device_errors, save, take_steps
 from training.metrics import Totals
 from training.model import Bert
 from training.preemption import sigterm_requests_stop
@@ -107,8 +107,9 @@ def train(
             sender=sender,
             peak_flops=_peak_flops(strategy, config),
         )
-        totals, evaluation = take_steps(session, stop_requested)
-        checkpoint = save(session)
+        with device_errors(worker):
+            totals, evaluation = take_steps(session, stop_requested)
+            checkpoint = save(session)
     return _summarize(state, data[0], totals, run.run_id, checkpoint, evaluation)
 
 

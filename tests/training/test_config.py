@@ -11,6 +11,7 @@ import pytest
 from packing.errors import InputError, UsageError
 from packing.ports import MemoryStorage
 from training.config import MODELS, ModelConfig, TrainingConfig, load_model_config
+from training.devices import Worker, this_worker
 from training.saved import SavedConfig
 
 
@@ -120,3 +121,28 @@ def test_help_and_config_do_not_import_tensorflow() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--sequences-per-step" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_a_wrong_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UsageError, match="TF_CONFIG"):
+        this_worker("multi-worker")
+
+
+def test_a_worker_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 2}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert (this_worker("multi-worker"), this_worker("cpu")) == (Worker(2, 3), Worker())
+    assert [this_worker(name).is_chief for name in ("multi-worker", "mirrored")] == [False, True]

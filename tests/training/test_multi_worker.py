@@ -77,3 +77,19 @@ def test_losses_are_those_of_one_process_and_a_stopped_run_goes_on(tmp_path: Pat
         assert read_losses(other) == {}
     assert list(before) + list(after) == list(expected)
     assert {**before, **after} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_worker_ends_the_others_with_a_clear_error(tmp_path: Path, lost: int) -> None:
+    command = ["printing", *write_training_data(tmp_path), "--steps", "100000", *SETTINGS[2:]]
+    arguments = [*command, "--strategy", "multi-worker", "--model-dir", str(tmp_path / "model")]
+    with Processes(SECONDS) as processes:
+        started = [processes.start(*arguments, tf_config=tf_config) for tf_config in cluster(2)]
+        read_losses(started[0], until=12)
+        started.pop(lost).kill()
+        (other,) = started
+        assert other.stdout is not None
+        output = other.stdout.read()
+        assert other.wait() == 42, output
+    assert "another worker is gone" in output
+    assert "Traceback" not in output
