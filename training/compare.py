@@ -147,7 +147,7 @@ def _alternate(packed: Side, other: Side, *, log_every: int) -> None:
         waiting = [side for side in (packed, other) if not side.stepper.done]
         side = min(waiting, key=lambda side: side.sequences)
         side.take_step()
-        if side is packed and len(packed.losses) % log_every == 0:
+        if side is packed and other.losses and len(packed.losses) % log_every == 0:
             logger.info("%d sequences: mlm_loss %.4f, %.4f", packed.sequences, packed.losses[-1], other.losses[-1])
 
 

@@ -147,7 +147,10 @@ def _batches(
 
     signature = (tf.TensorSpec([slices.size], tf.string), tf.TensorSpec([], tf.int32))
     dataset = tf.data.Dataset.from_generator(serialized, output_signature=signature)
-    return dataset.map(parse, num_parallel_calls=2, deterministic=True).prefetch(4)
+    options = tf.data.Options()
+    # Its thread may hold up a process that ends for a minute, and nothing here is left to tune.
+    options.autotune.enabled = False
+    return dataset.map(parse, num_parallel_calls=2, deterministic=True).prefetch(4).with_options(options)
 
 
 def _slices(batch_size: int, shares: Collection[int], replicas: int) -> Slices:

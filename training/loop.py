@@ -170,7 +170,7 @@ def device_errors(worker: Worker) -> Iterator[None]:
             f"a device is out of memory; give more --micro-batches or fewer --sequences-per-step ({exc.message})"
         ) from exc
     except tf.errors.OpError as exc:
-        if worker.count == 1:
+        if worker.count == 1 or isinstance(exc, tf.errors.InvalidArgumentError):
             raise
         raise PeerLostError(
             f"worker {worker.index} of {worker.count}: another worker is gone ({type(exc).__name__}: {exc.message}); "
@@ -207,10 +207,22 @@ def take_steps(session: Session, stop_requested: Callable[[], bool]) -> tuple[To
 def save(session: Session) -> str:
     """Have the chief save, and all workers wait until it has; gives the checkpoint's URI, or "" on other workers."""
     session.sender.flush()
+    _check_weights(session)
     uri = session.checkpoints.save() if session.worker.is_chief else ""
     if session.worker.count > 1:
         _wait_for_all(session.state.strategy)
     return uri
+
+
+def _check_weights(session: Session) -> None:
+    """A last update may have made weights infinite, which no loss has shown yet."""
+    for name, weight in session.state.model.weights.items():
+        if not tf.reduce_all(tf.math.is_finite(weight)):
+            step, latest = int(session.state.progress.steps.numpy()), session.checkpoints.latest() or "none"
+            raise DivergedError(
+                f"step {step}: {name}: expected finite weights, found others, so nothing is saved; the last checkpoint "
+                f"is {latest}; resume with a lower learning rate"
+            )
 
 
 def _wait_for_all(strategy: Any) -> None:

@@ -100,6 +100,7 @@ def test_a_comparison_trains_both_sides_on_the_same_sequences(
     status, compared, _ = command(
         storage, tracker, capsys, "compare", "--data", dataset[0], "--raw", dataset[1], "--model", model_file,
         "--steps", "8", "--sequences-per-step", "17", "--against", against, "--learning-rate", "0.01",
+        "--log-every", "1",
     )  # fmt: skip
     assert (status, compared["against"]) == (0, against)
     assert compared["packing_factor"] == SEQUENCES / len(GROUPS)

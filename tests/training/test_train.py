@@ -262,6 +262,15 @@ def test_a_loss_that_is_no_number_ends_the_run(
     assert the_run(tracker).status == "FAILED"
 
 
+def test_weights_that_are_no_numbers_are_not_saved(
+    storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    settings = config(dataset[0], steps=1, learning_rate=1e39)
+    with pytest.raises(DivergedError, match=r"step 1: .*expected finite weights.*last checkpoint is none"):
+        train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
+    assert not storage.list(f"{MODEL_DIR}/checkpoints")
+
+
 def test_wrong_data_ends_the_run(
     storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
 ) -> None:
