@@ -135,7 +135,7 @@ def _open_side(
     plan = Plan.of(config, data, strategy.num_replicas_in_sync)
     state = new_state(strategy, model, config)
     stepper = Stepper(state, Worker(), [data], config, plan)
-    saved = SavedConfig(model, config, (data.recipe_id or data.uri,), plan.batch_size, run_id="")
+    saved = SavedConfig(model, config, (data.identity,), plan.batch_size, run_id="")
     run = open_run(tracker, config, describe(saved, strategy), data, "", {"mlflow.parentRunId": parent})
     with closing(data), tracked(run, work / "metrics") as sender:
         yield Side(stepper, sender, Totals(), [])

@@ -13,7 +13,7 @@ from training.checkpoint import restore_weights
 from training.data import batch_errors, evaluation_batches
 from training.devices import Worker, local_replicas, open_strategy
 from training.examples import Examples, check_model, open_examples
-from training.loss import Counts, LossSums, count, loss_sums
+from training.loss import Counts, LossSums, count, loss_sums, means
 from training.model import Batch, Bert
 from training.saved import SavedConfig
 from training.shards import Cache
@@ -83,7 +83,8 @@ class Evaluator:
             for batch in batches:
                 total += tf.cast(self._sums_of(batch), tf.float64)
         values = [float(value) for value in total.numpy()]
-        return _means(LossSums(*values[: len(LossSums._fields)]), Counts(*values[len(LossSums._fields) :]))
+        sums, counts = LossSums(*values[: len(LossSums._fields)]), Counts(*values[len(LossSums._fields) :])
+        return Evaluation(int(counts.sequences), int(counts.masked_tokens), **means(sums, counts))
 
     def _batch_sums(self, batch: Any) -> tf.Tensor:
         def on_replica(share: Batch) -> tf.Tensor:
@@ -91,15 +92,3 @@ class Evaluator:
 
         sums = self._strategy.run(on_replica, args=(batch,))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
-
-
-def _means(sums: LossSums, counts: Counts) -> Evaluation:
-    masked, sequences = max(counts.masked_tokens, 1), max(counts.sequences, 1)
-    return Evaluation(
-        sequences=int(counts.sequences),
-        masked_tokens=int(counts.masked_tokens),
-        mlm_loss=sums.mlm_loss / masked,
-        mlm_accuracy=sums.mlm_correct / masked,
-        nsp_loss=sums.nsp_loss / sequences,
-        nsp_accuracy=sums.nsp_correct / sequences,
-    )

@@ -49,6 +49,11 @@ class Examples:
         self.closed.set()
 
     @property
+    def identity(self) -> str:
+        """What a resumed run must find again: the recipe's id, or the raw prefix."""
+        return self.recipe_id or self.uri
+
+    @property
     def count(self) -> int:
         return sum(shard.examples for shard in self.shards)
 

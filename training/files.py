@@ -57,9 +57,12 @@ def fetch_file(storage: Storage, uri: str, expected: StoredFile, path: Path) -> 
 def fetch_checkpoint(storage: Storage, uri: str, folder: Path) -> Path:
     """Copy TensorFlow checkpoints, a folder of them or the files of one prefix, into `folder`; gives the copy."""
     parent, name = uri.rsplit("/", 1)
-    found = storage.list(uri) or [info for info in storage.list(parent) if info.uri.startswith(f"{uri}.")]
-    if found and found[0].uri.startswith(f"{uri}."):
-        found += [info for info in storage.list(parent) if info.uri == f"{parent}/{PUBLISHED_CONFIG}"]
+    found = storage.list(uri)
+    if not found:
+        beside = {info.uri: info for info in storage.list(parent)}
+        found = [info for info in beside.values() if info.uri.startswith(f"{uri}.")]
+        config = beside.get(f"{parent}/{PUBLISHED_CONFIG}")
+        found += [config] if found and config else []
     if not found:
         raise UsageError(f"{uri}: expected a folder or a prefix of checkpoints, found no such object")
     for info in found:

@@ -20,6 +20,7 @@ from training.devices import Worker, local_replicas
 from training.evaluate import Evaluation, Evaluator
 from training.examples import Examples
 from training.flops import flops_per_example
+from training.loss import means
 from training.metrics import StepFigures, Throughput, Totals
 from training.preemption import PeerLostError, PreemptedError
 from training.sender import MetricSender
@@ -101,8 +102,7 @@ class Stepper:
         return figures, result.stops > 0
 
     def _figures(self, result: StepResult, seconds: float, input_seconds: float) -> StepFigures:
-        sums, counts = result.sums, result.counts
-        masked, sequences, size = max(counts.masked_tokens, 1.0), max(counts.sequences, 1.0), self._plan.batch_size
+        counts, size = result.counts, self._plan.batch_size
         return StepFigures(
             step=self._step_number,
             sequences_seen=self._sequences,
@@ -110,10 +110,7 @@ class Stepper:
             sequences=int(counts.sequences),
             real_tokens=int(counts.real_tokens),
             slots=int(counts.slots),
-            mlm_loss=sums.mlm_loss / masked,
-            mlm_accuracy=sums.mlm_correct / masked,
-            nsp_loss=sums.nsp_loss / sequences,
-            nsp_accuracy=sums.nsp_correct / sequences,
+            **means(result.sums, counts),
             gradient_norm=result.gradient_norm,
             learning_rate=result.learning_rate,
             seconds=seconds,

@@ -60,6 +60,17 @@ def mean_loss(sums: LossSums, counts: Counts) -> tf.Tensor:
     return sums.mlm_loss / tf.maximum(counts.masked_tokens, one) + sums.nsp_loss / tf.maximum(counts.sequences, one)
 
 
+def means(sums: LossSums, counts: Counts) -> dict[str, float]:
+    """The figures to report of sums and counts on the host, by name: losses in nats, and accuracies."""
+    masked, sequences = max(counts.masked_tokens, 1.0), max(counts.sequences, 1.0)
+    return {
+        "mlm_loss": sums.mlm_loss / masked,
+        "mlm_accuracy": sums.mlm_correct / masked,
+        "nsp_loss": sums.nsp_loss / sequences,
+        "nsp_accuracy": sums.nsp_correct / sequences,
+    }
+
+
 def _sums(logits: tf.Tensor, labels: tf.Tensor, real: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     weights = tf.cast(real, logits.dtype)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -85,7 +85,7 @@ def train(
         plan = Plan.of(config, data[0], strategy.num_replicas_in_sync)
         state = new_state(strategy, model, config)
         checkpoints = Checkpoints(storage, model_dir, state, keep=config.keep_checkpoints, scratch=work)
-        wanted = SavedConfig(model, config, tuple(x.recipe_id or x.uri for x in data), plan.batch_size, run_id="")
+        wanted = SavedConfig(model, config, tuple(examples.identity for examples in data), plan.batch_size, run_id="")
         resumed_run = _resume(storage, model_dir, checkpoints, wanted)
         if resumed_run is None and config.init_checkpoint:
             _initialize(state.model, storage, config.init_checkpoint, work)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packing.errors import VerificationError
+from packing.errors import UsageError, VerificationError
 from packing.ports import MemoryStorage
 from training import files
-from training.files import StoredFile, fetch_file, store_files
+from training.files import StoredFile, fetch_checkpoint, fetch_file, store_files
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,17 @@ def test_an_altered_file_is_named_with_what_was_expected_and_found(data: st.Data
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"^/store/a: expected 3 bytes, found no such object"):
         fetch_file(MemoryStorage(), "/store/a", StoredFile("a", 3, ""), tmp_path / "a")
+
+
+def test_checkpoints_are_copied_by_folder_and_by_prefix_with_the_shape_of_their_model(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    names = ["a.ckpt.index", "a.ckpt.data-00000-of-00001", "b.ckpt.index", "bert_config.json"]
+    for name in names:
+        storage.write(f"s3://models/bert/{name}", name.encode())
+    whole = fetch_checkpoint(storage, "s3://models/bert", tmp_path / "whole")
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == {name: name.encode() for name in names}
+    prefix = fetch_checkpoint(storage, "s3://models/bert/a.ckpt", tmp_path / "one")
+    assert prefix.name == "a.ckpt"
+    assert {path.name for path in prefix.parent.iterdir()} == set(names) - {"b.ckpt.index"}
+    with pytest.raises(UsageError, match="s3://models/none: expected a folder or a prefix"):
+        fetch_checkpoint(storage, "s3://models/none", tmp_path / "none")
