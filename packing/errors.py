@@ -89,3 +89,7 @@ class TrackingError(StowageError):
     """The tracking server is unreachable or refused what was sent."""
 
     exit_status = 5
+
+
+class RunNotFoundError(TrackingError):
+    """The tracking server works, but has no such run, or has it deleted."""

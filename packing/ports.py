@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError, TrackingError
+from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,10 @@ class Tracker(Protocol):
     def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> Run: ...
 
     def open_run(self, run_id: str) -> Run:
-        """An existing run, to add to; raises TrackingError if there is none."""
+        """An existing run, to add to; raises RunNotFoundError if there is none, or if it was deleted.
+
+        A server that is away is only found out by what is logged next.
+        """
         ...
 
 
@@ -204,5 +207,5 @@ class MemoryTracker:
 
     def open_run(self, run_id: str) -> MemoryRun:
         if run_id not in self.runs:
-            raise TrackingError(f"run {run_id}: no such run")
+            raise RunNotFoundError(f"run {run_id}: no such run")
         return self.runs[run_id]

@@ -30,7 +30,7 @@ from training.files import StoredFile, fetch_file, store_files
 from training.model import Bert
 from training.step import TrainingState
 
-FORMAT = 1
+FORMAT = 2
 PREFIX = "state"
 _TEMPORARY = "checkpoint-"
 _NAME = re.compile(r"(\d{8,})(\.json|/[^/]+)")

@@ -1,13 +1,13 @@
 """What packing buys: one model trained on the same raw data packed and otherwise, step by step in one process.
 
 Both sides take the same number of sequences a step on average, and see the same number in all. Their steps alternate,
-so that whatever else the machine does slows both; the first step of each, which is mostly tracing, is not timed.
+so that whatever else the machine does slows both. A side's first step of each width, mostly tracing, is not timed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,15 @@ from packing.ports import Storage, Tracker
 from training.config import ModelConfig, TrainingConfig
 from training.devices import Worker, open_strategy
 from training.examples import Examples, check_model, open_examples
-from training.loop import Plan, Stepper
+from training.loop import Plan, Stepper, device_errors
 from training.metrics import Totals
+from training.preemption import PreemptedError, sigterm_requests_stop
 from training.saved import SavedConfig
 from training.sender import MetricSender
 from training.shards import Cache
 from training.step import new_state
-from training.tracking import EXPERIMENT, describe, open_run, tracked
+from training.tracking import EXPERIMENT, describe, open_run, send_left, tracked
+from training.train import initialize
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ def compare(
     if config.strategy == "multi-worker":
         raise UsageError("compare: expected a strategy of one machine, got multi-worker")
     cache = cache or Cache(work / "cache", config.cache_bytes)
+    send_left(tracker, work / "metrics")
     packed_data = open_examples(storage, config.data[0], cache)
     other_data = open_examples(storage, raw, cache, lengths=against == "bucketed")
     if packed_data.sequences != other_data.sequences:
@@ -118,32 +121,46 @@ def compare(
     )
     with tracked(parent, work / "metrics") as sender, ExitStack() as stack:
         sides = [
-            stack.enter_context(_open_side(tracker, strategy, model, settings, data, parent.run_id, work))
+            stack.enter_context(_open_side(storage, tracker, strategy, model, settings, data, parent.run_id, work))
             for settings, data in ((config, packed_data), (other, other_data))
         ]
-        _alternate(*sides, log_every=config.log_every)
+        stop_requested = stack.enter_context(sigterm_requests_stop())
+        with device_errors(Worker()):
+            _alternate(*sides, log_every=config.log_every, stop_requested=stop_requested)
         result = _result(against, packed_data, *sides, run_id=parent.run_id)
+        logger.info("%.3f times the sequences/s, packing factor %.3f", result.speedup, result.packing_factor)
         sender.add(0, {"speedup": result.speedup, "packing_factor": result.packing_factor})
     return result
 
 
 @contextmanager
 def _open_side(
-    tracker: Tracker, strategy: Any, model: ModelConfig, config: TrainingConfig, data: Examples, parent: str, work: Path
+    storage: Storage,
+    tracker: Tracker,
+    strategy: Any,
+    model: ModelConfig,
+    config: TrainingConfig,
+    data: Examples,
+    parent: str,
+    work: Path,
 ) -> Iterator[Side]:
     check_model(data, model)
     plan = Plan.of(config, data, strategy.num_replicas_in_sync)
     state = new_state(strategy, model, config)
+    if config.init_checkpoint:
+        initialize(state.model, storage, config.init_checkpoint, work)
     stepper = Stepper(state, Worker(), [data], config, plan)
     saved = SavedConfig(model, config, (data.identity,), plan.batch_size, run_id="")
-    run = open_run(tracker, config, describe(saved, strategy), data, "", {"mlflow.parentRunId": parent})
+    run = open_run(tracker, config, describe(saved, strategy), [data], "", {"mlflow.parentRunId": parent})
     with closing(data), tracked(run, work / "metrics") as sender:
         yield Side(stepper, sender, Totals(), [])
 
 
-def _alternate(packed: Side, other: Side, *, log_every: int) -> None:
+def _alternate(packed: Side, other: Side, *, log_every: int, stop_requested: Callable[[], bool]) -> None:
     """The side that has seen fewer sequences takes the next step, until both are at their end."""
     while not (packed.stepper.done and other.stepper.done):
+        if stop_requested():
+            raise PreemptedError("SIGTERM: the comparison is stopped; run again to start it anew")
         waiting = [side for side in (packed, other) if not side.stepper.done]
         side = min(waiting, key=lambda side: side.sequences)
         side.take_step()
@@ -152,8 +169,8 @@ def _alternate(packed: Side, other: Side, *, log_every: int) -> None:
 
 
 def _result(against: str, data: Examples, packed: Side, other: Side, *, run_id: str) -> Comparison:
-    if min(len(packed.losses), len(other.losses)) < 2:
-        raise UsageError("compare: expected two steps of each side or more, as the first is not timed; give --steps")
+    if not (packed.totals.throughput.seconds and other.totals.throughput.seconds):
+        raise UsageError("compare: expected more steps, as the first of each width is not timed; give --steps")
     return Comparison(
         against=against,
         speedup=packed.rate / other.rate,

@@ -1,6 +1,6 @@
 """What a user decides about a training run, checked before any work; imports no TensorFlow.
 
-Runtime values (steps done, sequences seen) live in `training.train.Progress`, never here.
+Runtime values (steps done, sequences seen) live in `training.step.Progress`, never here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ PUBLISHED_CONFIG = "bert_config.json"
 MODES = ("packed", "padded", "bucketed")
 STRATEGIES = ("cpu", "mirrored", "multi-worker", "hpu")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+MAX_DIMENSION = 2**24
+"""Of a model; what is larger is a mistake, which TensorFlow would only find after it has filled the memory."""
+MAX_SEQUENCES_PER_STEP = 2**20
 
 Config = TypeVar("Config", "ModelConfig", "TrainingConfig")
 
@@ -41,8 +44,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"model: {field.name}: expected an integer >= 1, got {value!r}")
+            if field.type == "int" and (type(value) is not int or not 1 <= value <= MAX_DIMENSION):
+                raise UsageError(f"model: {field.name}: expected an integer from 1 to {MAX_DIMENSION}, got {value!r}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"model: {name}: expected 0 <= p < 1, got {getattr(self, name)!r}")
@@ -139,6 +142,8 @@ class TrainingConfig:
             _check_at_least(name, getattr(self, name), 0)
         if self.seed >= 2**31:
             raise UsageError(f"seed: expected less than 2^31, got {self.seed}")
+        if self.sequences_per_step > MAX_SEQUENCES_PER_STEP:
+            raise UsageError(f"sequences_per_step: expected at most 2^20, got {self.sequences_per_step}")
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise UsageError(f"peak_tflops: expected a number > 0, got {self.peak_tflops!r}")
         self._check_data()
@@ -189,7 +194,7 @@ def parse_json(content: bytes, source: str) -> dict[str, Any]:
     """The JSON object in `content`; raises UsageError naming `source` if it is none."""
     try:
         document = json.loads(content)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise UsageError(f"{source}: not a readable JSON file ({exc})") from exc
     if not isinstance(document, dict):
         raise UsageError(f"{source}: expected a JSON object, found a {type(document).__name__}")
@@ -203,7 +208,7 @@ def build(kind: type[Config], document: Mapping[str, Any], source: str) -> Confi
         raise UsageError(f"{source}: unknown fields {', '.join(unknown)}")
     try:
         return kind(**document)
-    except TypeError as exc:
+    except (TypeError, UsageError) as exc:
         raise UsageError(f"{source}: {exc}") from exc
 
 

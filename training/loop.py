@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from packing.errors import StowageError, UsageError
+from packing.errors import InputError, UsageError
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.data import batch_errors, shards_read, training_batches
 from training.devices import Worker, local_replicas
+from training.errors import DivergedError, reason
 from training.evaluate import Evaluation, Evaluator
 from training.examples import Examples
 from training.flops import flops_per_example
@@ -30,10 +32,6 @@ _SMALLEST_LOSS_SCALE = 1.0
 _SHARDS_NAMED = 5
 
 logger = logging.getLogger(__name__)
-
-
-class DivergedError(StowageError):
-    """The loss or its gradient is no longer a number; the last checkpoint is from before."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class Stepper:
         )
         self._batches = iter(state.strategy.distribute_datasets_from_function(lambda _: batches))
         self._train_step = make_train_step(state, config, plan.total_sequences)
+        self._widths: set[int] = set()
 
     @property
     def done(self) -> bool:
@@ -92,17 +91,31 @@ class Stepper:
         with batch_errors(self._data):
             batch = next(self._batches)
         waited = time.perf_counter() - started
-        result = self._train_step(batch, tf.constant(int(stop)))
+        try:
+            result = self._train_step(batch, tf.constant(int(stop)))
+        except tf.errors.InvalidArgumentError as exc:
+            step = self._step_number + 1
+            raise InputError(
+                f"step {step}: expected a batch that the model can compute, found another ({reason(exc.message)}); "
+                f"{self._origin(step)}"
+            ) from exc
         result = tf.nest.map_structure(lambda scalar: float(scalar.numpy()), result)
         self._step_number += 1
         self._sequences += int(result.counts.sequences)
         figures = self._figures(result, time.perf_counter() - started, waited)
         if self._is_diverged(result):
-            raise DivergedError(self._describe(figures))
+            raise DivergedError(
+                f"step {figures.step}: mlm_loss {figures.mlm_loss}, nsp_loss {figures.nsp_loss}, gradient norm "
+                f"{figures.gradient_norm}, expected numbers; {self._origin(figures.step)}"
+            )
         return figures, result.stops > 0
 
     def _figures(self, result: StepResult, seconds: float, input_seconds: float) -> StepFigures:
         counts, size = result.counts, self._plan.batch_size
+        width = int(counts.slots) // size
+        # A batch of another width is traced anew, and compiled anew by XLA.
+        timed = width in self._widths
+        self._widths.add(width)
         return StepFigures(
             step=self._step_number,
             sequences_seen=self._sequences,
@@ -115,8 +128,9 @@ class Stepper:
             learning_rate=result.learning_rate,
             seconds=seconds,
             input_seconds=input_seconds,
-            flops=size * flops_per_example(self._model, int(counts.slots) // size, self._data[0].masked_slots),
+            flops=size * flops_per_example(self._model, width, self._data[0].masked_slots),
             loss_scale=result.loss_scale if self._config.compute_dtype == "float16" else None,
+            timed=timed,
         )
 
     def _is_diverged(self, result: StepResult) -> bool:
@@ -125,19 +139,17 @@ class Stepper:
             return False
         return not all(map(math.isfinite, (result.sums.mlm_loss, result.sums.nsp_loss, result.gradient_norm)))
 
-    def _describe(self, figures: StepFigures) -> str:
+    def _origin(self, step: int) -> str:
+        """Which shards a step has read."""
         shards = shards_read(
             self._data,
             mode=self._config.mode,
             batch_size=self._plan.batch_size,
             seed=self._config.seed,
-            step=figures.step - 1,
+            step=step - 1,
         )
         more = f" and {len(shards) - _SHARDS_NAMED} more" if len(shards) > _SHARDS_NAMED else ""
-        return (
-            f"step {figures.step}: mlm_loss {figures.mlm_loss}, nsp_loss {figures.nsp_loss}, gradient norm "
-            f"{figures.gradient_norm}, expected numbers; it read {', '.join(shards[:_SHARDS_NAMED])}{more}"
-        )
+        return f"it read {', '.join(shards[:_SHARDS_NAMED])}{more}"
 
 
 @dataclass(frozen=True)
@@ -164,40 +176,41 @@ def device_errors(worker: Worker) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as exc:
         raise UsageError(
-            f"a device is out of memory; give more --micro-batches or fewer --sequences-per-step ({exc.message})"
+            "a device is out of memory; give more --micro-batches or fewer --sequences-per-step "
+            f"({reason(exc.message)})"
         ) from exc
     except tf.errors.OpError as exc:
         if worker.count == 1 or isinstance(exc, tf.errors.InvalidArgumentError):
             raise
         raise PeerLostError(
-            f"worker {worker.index} of {worker.count}: another worker is gone ({type(exc).__name__}: {exc.message}); "
-            "start all of them again to resume from the latest checkpoint"
+            f"worker {worker.index} of {worker.count}: another worker is gone ({type(exc).__name__}: "
+            f"{reason(exc.message)}); start all of them again to resume from the latest checkpoint"
         ) from exc
 
 
 def take_steps(session: Session, stop_requested: Callable[[], bool]) -> tuple[Totals, Evaluation | None]:
-    """Step to the end of the run; gives its figures and its last evaluation.
+    """Step to the end of the run, saving as often as it wants; gives its figures and its last evaluation.
 
     A SIGTERM to any worker saves and raises PreemptedError in all of them, after the same step.
     """
     totals, interval, config = Totals(), Throughput(), session.config
-    evaluation, evaluated_at = None, -1
-    while not session.stepper.done and not _target_reached(session):
+    evaluation = None
+    while not session.stepper.done and not target_reached(session.state, config):
         try:
             figures, stopping = session.stepper(stop=stop_requested())
         except DivergedError as exc:
             latest = session.checkpoints.latest() or "none"
             raise DivergedError(f"{exc}; the last checkpoint is {latest}; resume with a lower learning rate") from exc
         interval = _report(session, figures, totals, interval)
-        if session.evaluator and _is_due(figures, config.eval_every):
-            evaluation, evaluated_at = _evaluate(session, session.evaluator, figures.step), figures.step
+        # Before a save, which keeps what the evaluation found.
+        if session.evaluator and (session.stepper.done or _is_due(figures, config.eval_every)):
+            evaluation = _evaluate(session, session.evaluator)
         if stopping:
             raise PreemptedError(f"SIGTERM at step {figures.step}: saved {save(session)}; run again to resume")
         if figures.step % config.checkpoint_every == 0:
             save(session)
-    step = int(session.state.progress.steps.numpy())
-    if session.evaluator and evaluated_at != step:
-        evaluation = _evaluate(session, session.evaluator, step)
+    if session.evaluator and evaluation is None:
+        evaluation = _evaluate(session, session.evaluator)
     return totals, evaluation
 
 
@@ -212,13 +225,14 @@ def save(session: Session) -> str:
 
 
 def _check_weights(session: Session) -> None:
-    """A last update may have made weights infinite, which no loss has shown yet."""
+    """A last update may have made weights infinite, or so large that they might be, which no loss has shown yet."""
     for name, weight in session.state.model.weights.items():
-        if not tf.reduce_all(tf.math.is_finite(weight)):
+        norm = float(tf.norm(weight))
+        if not math.isfinite(norm):
             step, latest = int(session.state.progress.steps.numpy()), session.checkpoints.latest() or "none"
             raise DivergedError(
-                f"step {step}: {name}: expected finite weights, found others, so nothing is saved; the last checkpoint "
-                f"is {latest}; resume with a lower learning rate"
+                f"step {step}: {name}: expected weights with a finite norm, found {norm}, so nothing is saved; the "
+                f"last checkpoint is {latest}; resume with a lower learning rate"
             )
 
 
@@ -232,8 +246,10 @@ def _wait_for_all(strategy: Any) -> None:
     meet().numpy()
 
 
-def _target_reached(session: Session) -> bool:
-    return bool(session.state.progress.target_reached.numpy())
+def target_reached(state: TrainingState, config: TrainingConfig) -> bool:
+    """Whether the last evaluation has met the accuracy that is wanted now."""
+    target = config.target_mlm_accuracy
+    return target is not None and bool(state.progress.eval_mlm_accuracy.numpy() >= np.float32(target))
 
 
 def _is_due(figures: StepFigures, every: int | None) -> bool:
@@ -241,20 +257,17 @@ def _is_due(figures: StepFigures, every: int | None) -> bool:
     return every is not None and figures.sequences_seen // every > (figures.sequences_seen - figures.sequences) // every
 
 
-def _evaluate(session: Session, evaluator: Evaluator, step: int) -> Evaluation:
-    evaluation = evaluator()
+def _evaluate(session: Session, evaluator: Evaluator) -> Evaluation:
+    evaluation, step = evaluator(), int(session.state.progress.steps.numpy())
     session.sender.add(step, evaluation.metrics())
     logger.info("step %d  eval: mlm_loss %.4f  mlm_accuracy %.4f", step, evaluation.mlm_loss, evaluation.mlm_accuracy)
-    target = session.config.target_mlm_accuracy
-    if target is not None and evaluation.mlm_accuracy >= target:
-        session.state.progress.target_reached.assign(1)
+    session.state.progress.eval_mlm_accuracy.assign(evaluation.mlm_accuracy)
     return evaluation
 
 
 def _report(session: Session, figures: StepFigures, totals: Totals, interval: Throughput) -> Throughput:
     """Send and log a step's figures; gives the interval that the next step belongs to."""
-    if totals.first:
-        interval.add(figures)
+    interval.add(figures)
     totals.add(figures)
     session.sender.add(figures.step, figures.metrics())
     if figures.step % session.config.log_every and not session.stepper.done:
@@ -265,13 +278,9 @@ def _report(session: Session, figures: StepFigures, totals: Totals, interval: Th
 
 
 def _log(figures: StepFigures, interval: Throughput) -> None:
-    rates = interval.rates()
-    logger.info(
-        "step %d  sequences %d  mlm_loss %.4f  nsp_loss %.4f  %.1f sequences/s  %.0f real tokens/s",
-        figures.step,
-        figures.sequences_seen,
-        figures.mlm_loss,
-        figures.nsp_loss,
-        rates.get("throughput/sequences_per_second", math.nan),
-        rates.get("throughput/real_tokens_per_second", math.nan),
-    )
+    text = f"step {figures.step}  sequences {figures.sequences_seen}  mlm_loss {figures.mlm_loss:.4f}"
+    text += f"  nsp_loss {figures.nsp_loss:.4f}"
+    if rates := interval.rates():
+        text += f"  {rates['throughput/sequences_per_second']:.1f} sequences/s"
+        text += f"  {rates['throughput/real_tokens_per_second']:.0f} real tokens/s"
+    logger.info(text)

@@ -11,6 +11,7 @@ class StepFigures:
 
     `examples` are those that hold a sequence, `slots` are of all, empty ones included; `seconds` is the wall
     time of the step, of which it waited `input_seconds` for its batch; `flops` is what it computed, 0 if not known.
+    A step that is not `timed` was mostly spent on tracing and compiling.
     """
 
     step: int
@@ -29,6 +30,7 @@ class StepFigures:
     input_seconds: float
     flops: float = 0.0
     loss_scale: float | None = None
+    timed: bool = True
 
     def metrics(self) -> dict[str, float]:
         values = {
@@ -47,7 +49,7 @@ class StepFigures:
 
 @dataclass
 class Throughput:
-    """Work and wall time since the start or the last reset; never add a first step, which is mostly tracing."""
+    """Work and wall time of the timed steps that were added."""
 
     examples: int = 0
     sequences: int = 0
@@ -58,6 +60,8 @@ class Throughput:
     flops: float = 0.0
 
     def add(self, figures: StepFigures) -> None:
+        if not figures.timed:
+            return
         self.examples += figures.examples
         self.sequences += figures.sequences
         self.real_tokens += figures.real_tokens
@@ -67,7 +71,7 @@ class Throughput:
         self.flops += figures.flops
 
     def rates(self, peak_flops: float | None = None) -> dict[str, float]:
-        """By metric name, empty before any step was added; MFU if `peak_flops`, of all devices, is given."""
+        """By metric name, empty before any timed step; MFU if `peak_flops`, of all devices, is given."""
         if not (self.seconds and self.slots):
             return {}
         real = self.real_tokens / self.slots
@@ -86,7 +90,7 @@ class Throughput:
 
 @dataclass
 class Totals:
-    """The figures of one process: its first and last step, its tokens, its throughput without the first step."""
+    """The figures of one process: its first and last step, its tokens, its throughput."""
 
     first: StepFigures | None = None
     last: StepFigures | None = None
@@ -94,9 +98,7 @@ class Totals:
     throughput: Throughput = field(default_factory=Throughput)
 
     def add(self, figures: StepFigures) -> None:
-        if self.first is None:
-            self.first = figures
-        else:
-            self.throughput.add(figures)
+        self.first = self.first or figures
+        self.throughput.add(figures)
         self.last = figures
         self.real_tokens += figures.real_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from packing.errors import TrackingError
+from packing.errors import RunNotFoundError, TrackingError, UsageError
 from packing.ports import Run, Tracker
 from training.config import TrainingConfig
 from training.devices import device_name
@@ -31,23 +31,44 @@ def open_run(
     tracker: Tracker,
     config: TrainingConfig,
     params: Mapping[str, object],
-    data: Examples,
+    data: Sequence[Examples],
     saved_run_id: str,
     tags: Mapping[str, str] | None = None,
 ) -> Run:
-    """The tracked run to add to: the saved one when resuming, else a new one."""
+    """The tracked run to add to: the saved one when resuming, else a new one.
+
+    Several recipes and manifests are one text, separated by blanks.
+    """
     if saved_run_id:
         try:
             return tracker.open_run(saved_run_id)
-        except TrackingError as exc:
+        except RunNotFoundError as exc:
             logger.warning("%s; the resumed run is tracked as a new one", exc)
-    identity = {"recipe_id": data.recipe_id, "manifest": data.uri} if data.packed else {}
+    packed = [examples for examples in data if examples.packed]
+    values = {"recipe_id": [str(x.recipe_id) for x in packed], "manifest": [x.uri for x in packed]}
+    identity = {name: " ".join(texts) for name, texts in values.items() if texts}
     return tracker.start_run(
         EXPERIMENT,
-        f"{config.mode} {data.recipe_id or ''}"[:24].strip(),
+        f"{config.mode} {identity.get('recipe_id', '')}"[:24].strip(),
         params={name: str(value) for name, value in {**params, **identity}.items()},
-        tags={**{f"stowage.{name}": str(value) for name, value in identity.items()}, **(tags or {})},
+        tags={**{f"stowage.{name}": value for name, value in identity.items()}, **(tags or {})},
     )
+
+
+def send_left(tracker: Tracker, spools: Path) -> None:
+    """Send what earlier processes left in this folder of spools, each run's to the run; what is not taken stays."""
+    for path in sorted(spools.glob("*.jsonl")):
+        if not path.stat().st_size:
+            continue
+        try:
+            run = tracker.open_run(path.stem)
+            if run.run_id:
+                MetricSender(run, spools).close(GRACE_SECONDS)
+        except RunNotFoundError as exc:
+            logger.warning("%s; %s, its metrics, is removed", exc, path)
+            path.unlink()
+        except (TrackingError, UsageError) as exc:
+            logger.warning("metrics of an earlier run are not sent yet: %s", exc)
 
 
 def describe(saved: SavedConfig, strategy: Any) -> dict[str, object]:

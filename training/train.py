@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from packing.errors import UsageError
 from packing.ports import Storage, Tracker
 from training.checkpoint import Checkpoints
 from training.config import ModelConfig, TrainingConfig
@@ -18,15 +19,15 @@ from training.examples import Examples, check_model, open_examples
 from training.files import fetch_checkpoint
 from training.flops import peak_flops
 from training.initial import load_initial_weights
-from training.loop import Plan, Session, Stepper, device_errors, save, take_steps
+from training.loop import Plan, Session, Stepper, device_errors, save, take_steps, target_reached
 from training.metrics import Totals
 from training.model import Bert
 from training.preemption import sigterm_requests_stop
-from training.saved import SavedConfig
+from training.saved import CONFIG_FILE, SavedConfig
 from training.shards import Cache
-from training.step import TrainingState, new_state
+from training.step import NOT_EVALUATED, TrainingState, new_state
 from training.system_metrics import open_system_metrics
-from training.tracking import describe, open_run, tracked
+from training.tracking import describe, open_run, send_left, tracked
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 class TrainingSummary:
     """What a run came to. `steps` and `sequences` count from its very start, the other figures are of this process.
 
-    Rates and `seconds` leave out the process's first step, which is mostly tracing; rates are None if it was the only
-    one, and so are the losses if no step was left to do.
+    Rates and `seconds` are of timed steps (see StepFigures); rates are None if there was none, and so are the losses
+    if no step was left to do.
     """
 
     steps: int
@@ -86,13 +87,16 @@ def train(
         state = new_state(strategy, model, config)
         checkpoints = Checkpoints(storage, model_dir, state, keep=config.keep_checkpoints, scratch=work)
         wanted = SavedConfig(model, config, tuple(examples.identity for examples in data), plan.batch_size, run_id="")
-        resumed_run = _resume(storage, model_dir, checkpoints, wanted)
-        if resumed_run is None and config.init_checkpoint:
-            _initialize(state.model, storage, config.init_checkpoint, work)
+        saved = SavedConfig.find(storage, model_dir)
+        if not _resume(state, checkpoints, wanted, saved) and config.init_checkpoint:
+            initialize(state.model, storage, config.init_checkpoint, work)
         factor = data[0].packing_factor
         logger.info("%s: %d examples a step, packing factor %.4f", data[0].uri, plan.batch_size, factor)
         stop_requested = stack.enter_context(sigterm_requests_stop())
-        run = open_run(tracker, config, describe(wanted, strategy), data[0], resumed_run or "")
+        send_left(tracker, work / "metrics")
+        # A run that was killed before its first checkpoint is the same run, too.
+        run_id = saved.run_id if saved and saved.identity == wanted.identity else ""
+        run = open_run(tracker, config, describe(wanted, strategy), data, run_id)
         sample = open_system_metrics() if run.run_id else None
         sender = stack.enter_context(tracked(run, work / "metrics", sample))
         if worker.is_chief:
@@ -110,20 +114,24 @@ def train(
         with device_errors(worker):
             totals, evaluation = take_steps(session, stop_requested)
             checkpoint = save(session)
-    return _summarize(state, data[0], totals, run.run_id, checkpoint, evaluation)
+    return _summarize(state, config, data[0], totals, run.run_id, checkpoint, evaluation)
 
 
-def _resume(storage: Storage, model_dir: str, checkpoints: Checkpoints, wanted: SavedConfig) -> str | None:
-    """Restore the latest checkpoint, if it is of the wanted run; gives that run's id, or None if there is none."""
-    if checkpoints.latest() is None:
-        return None
-    saved = SavedConfig.load(storage, model_dir)
+def _resume(state: TrainingState, checkpoints: Checkpoints, wanted: SavedConfig, saved: SavedConfig | None) -> bool:
+    """Restore the latest checkpoint, if there is one; raises UsageError if it is not of the wanted run."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return False
+    if saved is None:
+        raise UsageError(f"{latest}: expected {CONFIG_FILE} beside checkpoints, found none; use another --model-dir")
     wanted.check_resumes(saved)
     checkpoints.restore_latest()
-    return saved.run_id
+    if any(getattr(saved.training, name) != getattr(wanted.training, name) for name in ("eval_data", "eval_sequences")):
+        state.progress.eval_mlm_accuracy.assign(NOT_EVALUATED)
+    return True
 
 
-def _initialize(model: Bert, storage: Storage, checkpoint: str, scratch: Path) -> None:
+def initialize(model: Bert, storage: Storage, checkpoint: str, scratch: Path) -> None:
     """Load weights of a checkpoint, which only a store needs to copy: TensorFlow reads local files."""
     if "://" not in checkpoint:
         initial = load_initial_weights(model, Path(checkpoint))
@@ -149,6 +157,7 @@ def _peak_flops(strategy: Any, config: TrainingConfig) -> float | None:
 
 def _summarize(
     state: TrainingState,
+    config: TrainingConfig,
     examples: Examples,
     totals: Totals,
     run_id: str,
@@ -170,6 +179,6 @@ def _summarize(
         manifest=examples.uri if examples.packed else None,
         run_id=run_id,
         checkpoint=checkpoint,
-        target_reached=bool(state.progress.target_reached.numpy()),
+        target_reached=target_reached(state, config),
         evaluation=evaluation,
     )

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from packing.errors import TrackingError
+from packing.errors import RunNotFoundError, TrackingError
 from packing.ports import Metric
 
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 """Longer ones are cut silently, unless MLFLOW_TRUNCATE_LONG_VALUES is false."""
+
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+_UNKNOWN_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class MlflowTracker:
@@ -48,8 +51,19 @@ class MlflowTracker:
         return MlflowRun(self._client, self._uri, run_id)
 
     def open_run(self, run_id: str) -> MlflowRun:
+        from mlflow.exceptions import MlflowException
+
         with _translated(self._uri):
-            self._client.get_run(run_id)
+            try:
+                stage = self._client.get_run(run_id).info.lifecycle_stage
+            except MlflowException as exc:
+                if exc.error_code in _UNKNOWN_RUN:
+                    raise RunNotFoundError(f"{self._uri}: has no run {run_id} ({exc})") from exc
+                if exc.error_code not in _AWAY:
+                    raise
+            else:
+                if stage != "active":
+                    raise RunNotFoundError(f"{self._uri}: run {run_id} is deleted")
         return MlflowRun(self._client, self._uri, run_id)
 
     def _experiment_id(self, name: str) -> str:

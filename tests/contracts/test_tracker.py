@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_tracker
-from packing.errors import TrackingError
+from packing.errors import RunNotFoundError, TrackingError
 from packing.ports import MemoryTracker, Metric, Tracker
 
 METRICS = [Metric("loss", 1.0 / (step + 1), step, 1_700_000_000_000 + step) for step in range(2500)]
@@ -86,8 +86,20 @@ def test_runs_of_one_experiment_are_apart(tracked: tuple[Tracker, Callable[[str]
 
 def test_an_unknown_run_is_an_error(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
     tracker, _ = tracked
-    with pytest.raises(TrackingError):
-        tracker.open_run("0" * 32)
+    for name in ("0" * 32, "odd"):
+        with pytest.raises(RunNotFoundError, match=name):
+            tracker.open_run(name)
+
+
+@pytest.mark.slow
+def test_a_deleted_run_is_not_found(mlflow_server: Any) -> None:
+    from mlflow.tracking import MlflowClient
+
+    tracker = open_tracker(mlflow_server.url)
+    run = tracker.start_run("contracts", "a run", params={}, tags={})
+    MlflowClient(tracking_uri=mlflow_server.url).delete_run(run.run_id)
+    with pytest.raises(RunNotFoundError, match=f"{run.run_id} is deleted"):
+        tracker.open_run(run.run_id)
 
 
 @pytest.mark.slow
@@ -104,6 +116,9 @@ def test_a_server_that_is_away_is_an_error_that_names_it() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(TrackingError, match=url):
         open_tracker(url).start_run("contracts", "a run", params={}, tags={})
+    run = open_tracker(url).open_run("0" * 32)
+    with pytest.raises(TrackingError, match=url):
+        run.set_tags({"a": "b"})
 
 
 @pytest.mark.slow

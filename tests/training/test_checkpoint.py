@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": 2}, InputError, "expected format 1, found 2"),
+        ({"format": 1}, InputError, "expected format 2, found 1"),
         ({"files": [{"name": "../../etc/passwd", "bytes": 1, "sha256": ""}]}, VerificationError, "etc/passwd"),
         ({"files": 7}, VerificationError, "expected a checkpoint's document"),
         ({"files": []}, InputError, "cannot be restored"),

@@ -117,6 +117,35 @@ def test_a_comparison_trains_both_sides_on_the_same_sequences(
     assert max(curves[1]) - max(curves[0]) < 17
 
 
+def test_a_comparison_starts_both_sides_from_the_initial_checkpoint(
+    storage: LocalStorage,
+    dataset: tuple[str, str],
+    tracker: MemoryTracker,
+    tmp_path: Path,
+    model_file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With learning rate 0 an epoch's mean loss is the evaluation's; one step holds the whole epoch."""
+    folder, whole = str(tmp_path / "model"), ("--sequences-per-step", str(SEQUENCES), "--model", model_file)
+    status, trained, _ = command(
+        storage, tracker, capsys, "train", "--data", dataset[0], "--model-dir", folder, "--steps", "10",
+        "--learning-rate", "0.05", "--eval-data", dataset[1], *whole,
+    )  # fmt: skip
+    assert (status, trained["evaluation"]["mlm_loss"] < trained["first_mlm_loss"] - 0.3) == (0, True)
+    status, compared, _ = command(
+        storage, tracker, capsys, "compare", "--data", dataset[0], "--raw", dataset[1], "--steps", "2",
+        "--learning-rate", "0", "--init-checkpoint", folder, *whole,
+    )  # fmt: skip
+    expected = pytest.approx(trained["evaluation"]["mlm_loss"], rel=1e-5)
+    assert (status, compared["packed_mlm_loss"], compared["other_mlm_loss"]) == (0, expected, expected)
+
+
+@pytest.mark.parametrize("option", ["--checkpoint-every", "--keep-checkpoints", "--peak-tflops"])
+def test_a_comparison_has_no_options_that_it_would_ignore(option: str) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["compare", "--data", "m.json", "--raw", "raw", option, "3"])
+
+
 def losses_by_sequences(run: MemoryRun) -> dict[int, float]:
     """The loss at each number of sequences seen."""
     return {metric.step: metric.value for metric in run.metrics if metric.key == "loss/mlm"}
@@ -152,6 +181,8 @@ def test_a_comparison_of_other_data_is_refused(
         (["--data", "MANIFEST", "--init-checkpoint", "/data/none"], 2, "/data/none"),
         (["--data", "MANIFEST", "--eval-every", "9"], 2, "eval_every"),
         (["--data", "MANIFEST", "--cache-bytes", "10"], 2, "cache"),
+        (["--data", "MANIFEST", "--vocab-size", "1000000000000"], 2, "vocab_size"),
+        (["--data", "MANIFEST", "--sequences-per-step", "1000000000000"], 2, "sequences_per_step"),
     ],
 )
 def test_errors_end_with_one_line_and_their_status(
@@ -169,5 +200,6 @@ def test_errors_end_with_one_line_and_their_status(
     ended, result, errors = command(
         storage, tracker, capsys, "train", "--model-dir", str(tmp_path / "model"), "--model", model_file, *given
     )
-    assert (ended, result) == (status, {})
-    assert message in errors.splitlines()[-1]
+    assert (ended, result["exit_status"]) == (status, status)
+    assert errors.splitlines()[-1] == f"error: {result['error']}"
+    assert message in result["error"]

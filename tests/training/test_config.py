@@ -105,10 +105,16 @@ def test_a_folder_that_no_run_wrote_is_refused() -> None:
     storage = MemoryStorage()
     with pytest.raises(UsageError, match=r"config\.json"):
         SavedConfig.load(storage, "/model")
-    for content in (b"{}", b'{"training": {"data": 3}}', b"[]", b"{"):
+    assert SavedConfig.find(storage, "/model") is None
+    SavedConfig(MODELS["mini"], TrainingConfig(("a.json",)), ("x",), 24, "run").save(storage, "/model")
+    saved = json.loads(storage.read("/model/config.json"))
+    changes = {"format": 9}, {"model": {"hidden_size": 7}}, {"training": {"data": 3}}
+    strange = (*({**saved, **change} for change in changes), {}, [])
+    for content in (*(json.dumps(document).encode() for document in strange), b"{", b"[" * 100_000):
         storage.write("/model/config.json", content)
-        with pytest.raises((InputError, UsageError), match=r"/model/config\.json"):
-            SavedConfig.load(storage, "/model")
+        for read in (SavedConfig.load, SavedConfig.find):
+            with pytest.raises(InputError, match=r"/model/config\.json"):
+                read(storage, "/model")
 
 
 def test_help_and_config_do_not_import_tensorflow() -> None:

@@ -13,7 +13,7 @@ RATES = {
 }
 
 
-def figures(step: int, seconds: float, loss_scale: float | None = None) -> StepFigures:
+def figures(step: int, seconds: float, loss_scale: float | None = None, *, timed: bool = True) -> StepFigures:
     return StepFigures(
         step=step,
         sequences_seen=10 * step,
@@ -31,6 +31,7 @@ def figures(step: int, seconds: float, loss_scale: float | None = None) -> StepF
         input_seconds=seconds / 8,
         flops=5e9,
         loss_scale=loss_scale,
+        timed=timed,
     )
 
 
@@ -50,12 +51,13 @@ def test_a_step_is_reported_under_these_names() -> None:
     assert figures(3, 1.0, loss_scale=1024.0).metrics() == {**expected, "loss_scale": 1024.0}
 
 
-def test_totals_leave_the_first_step_out_of_the_throughput() -> None:
+def test_steps_that_are_not_timed_are_left_out_of_the_throughput() -> None:
     totals = Totals()
-    for step, seconds in ((1, 100.0), (2, 0.5), (3, 1.5)):
-        totals.add(figures(step, seconds))
-    assert totals.real_tokens == 900
-    assert (totals.first, totals.last) == (figures(1, 100.0), figures(3, 1.5))
+    steps = [figures(1, 100.0, timed=False), figures(2, 0.5), figures(3, 90.0, timed=False), figures(4, 1.5)]
+    for step in steps:
+        totals.add(step)
+    assert totals.real_tokens == 1200
+    assert (totals.first, totals.last) == (steps[0], steps[-1])
     assert totals.throughput.rates() == RATES
 
 

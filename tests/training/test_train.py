@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from packing.errors import InputError, UsageError
+from packing.errors import InputError, StorageError, UsageError
 from packing.ports import Buffer, MemoryRun, MemoryStorage, MemoryTracker, ObjectInfo
 from tests.training.packs import GROUPS, MODEL, VOCABULARY, write_dataset
 from training.config import ModelConfig, TrainingConfig
+from training.errors import DivergedError
 from training.evaluate import evaluate_checkpoint
-from training.loop import DivergedError
 from training.preemption import PreemptedError
 from training.saved import SavedConfig
 from training.shards import Cache
@@ -180,6 +180,25 @@ def test_a_run_that_the_tracker_forgot_goes_on_as_a_new_one(trained: Trained, tm
     assert SavedConfig.load(storage, MODEL_DIR).run_id == summary.run_id
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_the_same_run(
+    storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    class FullStorage(MemoryStorage):
+        """Takes no checkpoint."""
+
+        def write(self, uri: str, data: Buffer) -> ObjectInfo:
+            if "/checkpoints/" in uri:
+                raise StorageError(f"{uri}: no space left")
+            return super().write(uri, data)
+
+    full = FullStorage()
+    full.objects.update(storage.objects)
+    for seed, runs in ((7, 1), (7, 1), (8, 2)):
+        with pytest.raises(StorageError):
+            train(full, tracker, SMALL, config(dataset[0], steps=1, seed=seed), MODEL_DIR, work=tmp_path)
+        assert len(tracker.runs) == runs
+
+
 def test_a_finished_run_has_nothing_left_to_do(trained: Trained, tmp_path: Path) -> None:
     settings = config(trained.dataset[0], steps=4)
     summary = train(trained.copy(), MemoryTracker(), SMALL, settings, MODEL_DIR, work=tmp_path)
@@ -222,13 +241,17 @@ def test_epochs_take_several_recipes_in_turn(
     summary = train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
     assert SavedConfig.load(storage, MODEL_DIR).datasets == ("recipe-of-the-test", "other-recipe")
     assert summary.sequences >= SEQUENCES
+    run = the_run(tracker)
+    assert run.params["recipe_id"] == run.tags["stowage.recipe_id"] == "recipe-of-the-test other-recipe"
+    assert run.params["manifest"] == f"{dataset[0]} /data/manifests/other.json"
 
 
 def test_a_reached_target_ends_the_run_for_good(
     storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
 ) -> None:
+    """A checkpoint is due after the step that reached it, too, and holds what the evaluation found."""
     evaluation = {"eval_data": dataset[1], "eval_every": 12, "eval_sequences": 20, "target_mlm_accuracy": 0.05}
-    settings = config(dataset[0], steps=400, learning_rate=0.03, **evaluation)
+    settings = config(dataset[0], steps=400, learning_rate=0.03, checkpoint_every=1, **evaluation)
     summary = train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
     accuracies = series(the_run(tracker), "eval/mlm_accuracy")
     assert summary.target_reached
@@ -238,6 +261,11 @@ def test_a_reached_target_ends_the_run_for_good(
     assert len(accuracies) == len(set(crossed) - {0})
     again = train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
     assert (again.steps, again.target_reached) == (summary.steps, True)
+    other = replace(settings, steps=summary.steps + 2, eval_sequences=19, eval_every=None)
+    assert train(storage, tracker, SMALL, other, MODEL_DIR, work=tmp_path).steps == summary.steps + 2
+    higher = replace(other, steps=summary.steps + 3, target_mlm_accuracy=1.0)
+    on = train(storage, tracker, SMALL, higher, MODEL_DIR, work=tmp_path)
+    assert (on.steps, on.target_reached) == (summary.steps + 3, False)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -256,17 +284,18 @@ def test_16_bits_learn_as_well(
 def test_a_loss_that_is_no_number_ends_the_run(
     storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
 ) -> None:
-    settings = config(dataset[0], steps=20, learning_rate=1e30, checkpoint_every=1)
+    settings = config(dataset[0], steps=20, learning_rate=1e18, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"step \d+: mlm_loss .*it read /data/.*last checkpoint is .*\d+\.json"):
         train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
     assert the_run(tracker).status == "FAILED"
 
 
+@pytest.mark.parametrize("rate", [1e39, 1e37])
 def test_weights_that_are_no_numbers_are_not_saved(
-    storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path
+    storage: MemoryStorage, dataset: Dataset, tracker: MemoryTracker, tmp_path: Path, rate: float
 ) -> None:
-    settings = config(dataset[0], steps=1, learning_rate=1e39)
-    with pytest.raises(DivergedError, match=r"step 1: .*expected finite weights.*last checkpoint is none"):
+    settings = config(dataset[0], steps=1, learning_rate=rate)
+    with pytest.raises(DivergedError, match=r"step 1: .*expected weights with a finite norm.*last checkpoint is none"):
         train(storage, tracker, SMALL, settings, MODEL_DIR, work=tmp_path)
     assert not storage.list(f"{MODEL_DIR}/checkpoints")
 

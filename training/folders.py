@@ -1,0 +1,57 @@
+"""Folders on this machine in which a command works."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from packing.errors import UsageError
+from packing.jsonio import digest
+from packing.uris import absolute
+
+_LOCK = "lock"
+
+
+def work_folder(place: str, worker: int) -> Path:
+    """Of one process of a run with model folder `place`, a URI: in it, or in the user's cache if it is in a store."""
+    home = Path(place) if "://" not in place else user_cache(place)
+    return home / f"worker-{worker}"
+
+
+def user_cache(*names: str) -> Path:
+    """A folder in the user's cache that is always the same for the same names."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "stowage" / digest(names)[:16]
+
+
+def local_folder(name: str) -> Path:
+    """What an option says; raises UsageError for a store."""
+    folder = absolute(name)
+    if "://" in folder:
+        raise UsageError(f"{name}: expected a local folder")
+    return Path(folder)
+
+
+@contextmanager
+def held(folder: Path, *, temporary: bool = False) -> Iterator[Path]:
+    """Make the folder and be alone in it; the system lets go of it when the process ends, however that comes.
+
+    A `temporary` one is removed if all went well. Raises UsageError while another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("wb")
+    except OSError as exc:
+        raise UsageError(f"{folder}: cannot be made ({exc.strerror}); check its parent's permissions") from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise UsageError(f"{folder}: another process works there; end it, or use another --model-dir") from exc
+        yield folder
+        if temporary:
+            shutil.rmtree(folder, ignore_errors=True)
