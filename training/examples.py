@@ -123,6 +123,7 @@ def _open_raw(storage: Storage, uri: str, cache: Cache, *, lengths: bool) -> Exa
     filled = next((shard for shard in shards if shard.examples), None)
     if not filled:
         raise InputError(f"{uri}: expected sequences to train on, found none")
-    features = raw_features_of(cache.open_shard(storage, filled)[0], uri)
+    (records,) = cache.open(storage, [filled])
+    features = raw_features_of(records[0], uri)
     sequences = sum(shard.examples for shard in shards)
     return Examples(uri, storage, cache, shards, features, packed=False, sequences=sequences, recipe_id=None)

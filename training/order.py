@@ -1,9 +1,9 @@
 """Which examples a step reads, from counts and a seed alone: pure functions, without a clock or state.
 
-Epoch e permutes the shards, groups them in that order into *windows* of at most `window_bytes` (what half of the local
-cache holds; without a limit, all shards) and permutes all examples within each window. The examples of all windows of
-all epochs, one after the other, are the *rows* of a run; step s reads the rows from s x B to (s + 1) x B. So an epoch
-holds each example once, every step is full, and a run continues at any step at once.
+Epoch e permutes the shards, groups them in that order into *windows* of at most `window_bytes` (a share of the local
+cache; without a limit, all shards) and permutes all examples within each window. The examples of all windows of all
+epochs, one after the other, are the *rows* of a run; step s reads the rows from s x B to (s + 1) x B. So an epoch holds
+each example once, every step is full, and a run continues at any step at once.
 
 With buckets, sequences of similar length share a step (dynamic batching by length): the rows of a window are then its
 sequences by bucket, in the permuted order within each and filled up with empty rows to whole steps, and it is these

@@ -49,7 +49,7 @@ def index_raw_shards(storage: Storage, cache: Cache, raw: Sequence[RawShard], *,
             if not lengths or shard.lengths is not None:
                 yield shard
                 continue
-            found = _lengths_of(cache.open_shard(storage, shard) if records is None else records, shard.uri)
+            found = _lengths_of(cache.open(storage, [shard])[0] if records is None else records, shard.uri)
             measured = replace(shard, lengths=found)
             _keep(cache, measured, listed)
             yield measured
@@ -59,11 +59,16 @@ def raw_features_of(record: bytes, uri: str) -> tuple[Feature, ...]:
     """The raw schema with the lengths L and P that the first record has; all others must agree."""
     try:
         found = decode_example(record)
-        return raw_features(len(found["input_ids"]), len(found["masked_lm_ids"]))
+        slots, predictions = len(found["input_ids"]), len(found["masked_lm_ids"])
     except ExampleError as exc:
         raise InputError(f"{uri}: first record: expected {exc.expected}, found {exc.found}") from exc
     except KeyError as exc:
         raise InputError(f"{uri}: first record: expected the feature {exc}, found {sorted(found)}") from exc
+    if not (slots and predictions):
+        raise InputError(
+            f"{uri}: first record: expected slots, found input_ids[{slots}] and masked_lm_ids[{predictions}]"
+        )
+    return raw_features(slots, predictions)
 
 
 def _lengths_of(records: Records, uri: str) -> npt.NDArray[np.int32]:

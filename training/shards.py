@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from training.background import StoppedError, in_parallel
 from training.records import Records, Shard, content_of, frames_of, map_file, raw_content, write_file
 
 PARALLEL_FETCHES = 8
+WINDOWS = 4
+"""How many windows are open at most: what is read and what is fetched next, of the training and the held-out data."""
 _COPY, _UNFINISHED = ".tfrecord", ".tmp"
 
 logger = logging.getLogger(__name__)
@@ -35,31 +38,29 @@ logger = logging.getLogger(__name__)
 class Cache:
     """Local copies of shards in `folder`, of at most `limit_bytes` together, for all processes that share the folder.
 
-    What is open in this process, or being opened, is not evicted. So the limit holds for whoever has at most two
+    What is open in this process, or being opened, is not evicted. So the limit holds for whoever has at most WINDOWS
     windows of `window_bytes` open. It may be exceeded while compressed raw shards are counted, as nobody knows their
-    size before.
+    size before. The folder, which is made when it is first needed, is named by StorageError if it cannot be used.
     """
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
-        """Make the folder; raises StorageError if that fails."""
         self.folder, self.limit_bytes = folder.absolute(), limit_bytes
         self._open: WeakValueDictionary[str, Records] = WeakValueDictionary()
+        self._coming: Counter[Shard] = Counter()
         self._lock = threading.Lock()
-        with self._translated():
-            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def window_bytes(self) -> int | None:
-        """How much to open at a time: half of the limit, so that the next window has room beside the current one."""
-        return None if self.limit_bytes is None else self.limit_bytes // 2
+        """How much to open at a time: the share of the limit that leaves room for the other windows."""
+        return None if self.limit_bytes is None else self.limit_bytes // WINDOWS
 
     def check_fits(self, shards: Iterable[Shard]) -> None:
         """Raise UsageError if one of the shards is larger than a window."""
         largest = max(shards, key=lambda shard: shard.bytes)
         if self.window_bytes is not None and largest.bytes > self.window_bytes:
             raise UsageError(
-                f"{largest.uri}: a cache of {self.limit_bytes} bytes has no room for two shards of {largest.bytes}; "
-                f"allow at least {2 * largest.bytes}"
+                f"{largest.uri}: a cache of {self.limit_bytes} bytes has no room for {WINDOWS} shards of "
+                f"{largest.bytes}; allow at least {WINDOWS * largest.bytes}"
             )
 
     def open(self, storage: Storage, shards: Sequence[Shard], stopped: threading.Event | None = None) -> list[Records]:
@@ -67,18 +68,17 @@ class Cache:
 
         Raises VerificationError for a shard that is missing or not what it was.
         """
-        self._make_room(shards)
 
         def open_one(shard: Shard) -> Records:
             if stopped and stopped.is_set():
                 raise StoppedError(shard.uri)
-            return self.open_shard(storage, shard)
+            return self._open_shard(storage, shard)
 
-        return in_parallel(open_one, shards, PARALLEL_FETCHES)
+        with self._room_for(shards):
+            return in_parallel(open_one, shards, PARALLEL_FETCHES)
 
-    def open_shard(self, storage: Storage, shard: Shard) -> Records:
-        """The records of one shard."""
-        with self.locked(shard.sha256[:2]), self._translated():
+    def _open_shard(self, storage: Storage, shard: Shard) -> Records:
+        with self.locked(shard.sha256[:2]), self._in_folder():
             records = self._opened(shard.sha256)
             if records is None:
                 data = self._copy_of(shard)
@@ -96,18 +96,18 @@ class Cache:
         Raises RecordError at the first damaged record.
         """
         temporary = self.folder / f"{key}{_UNFINISHED}"
-        with self._translated():
+        with self._in_folder():
             data, sha256 = write_file(temporary, raw_content(storage, raw))
             starts = [offset for offset, _ in read_records(data, raw.uri)]
             records = self._keep_open(sha256, Records(data, np.array([*starts, len(data)], np.int64)))
             self._publish(temporary, sha256)
-        self._make_room(())
+        self._make_room()
         return Shard(raw.uri, len(data), len(records), sha256, raw), records
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Alone with `name` among the threads of all processes that share the folder; a dying process lets go of it."""
-        with self._translated():
+        with self._in_folder():
             file = (self.folder / f".lock-{name}").open("wb")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -155,18 +155,28 @@ class Cache:
         with suppress(FileNotFoundError):
             temporary.replace(self._path(sha256))
 
-    def _make_room(self, shards: Sequence[Shard]) -> None:
-        """Evict what is neither open nor among `shards`, oldest use first, until all of those fit."""
+    @contextmanager
+    def _room_for(self, shards: Sequence[Shard]) -> Iterator[None]:
+        """Have room for these, whatever other threads open meanwhile."""
+        with self._lock:
+            self._coming.update(shards)
+        try:
+            self._make_room()
+            yield
+        finally:
+            with self._lock:
+                self._coming -= Counter(shards)
+
+    def _make_room(self) -> None:
+        """Evict what is neither open nor being opened, oldest use first, until all that is being opened fits."""
         if self.limit_bytes is None:
             return
-        needed = {shard.sha256 for shard in shards}
-        with self._lock, self._translated():
-            copies = sorted(self._copies(), key=lambda copy: copy[2])
-            present = {path.name for path, _, _ in copies}
-            missing = sum(shard.bytes for shard in shards if self._path(shard.sha256).name not in present)
-            excess = sum(size for _, size, _ in copies) + missing - self.limit_bytes
-            for path, size, _ in copies:
-                if excess > 0 and path.stem not in needed and path.stem not in self._open:
+        with self._lock, self._in_folder():
+            coming = {shard.sha256: shard.bytes for shard in self._coming}
+            others = [copy for copy in self._copies() if copy[0].stem not in coming]
+            excess = sum(coming.values()) + sum(size for _, size, _ in others) - self.limit_bytes
+            for path, size, _ in sorted(others, key=lambda copy: copy[2]):
+                if excess > 0 and path.stem not in self._open:
                     path.unlink(missing_ok=True)
                     excess -= size
 
@@ -182,8 +192,9 @@ class Cache:
         return self.folder / f"{sha256}{_COPY}"
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _in_folder(self) -> Iterator[None]:
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             yield
         except OSError as exc:
             raise StorageError(

@@ -33,7 +33,7 @@ def main() -> None:
     from training.shards import Cache
 
     storage = HangingStorage(MemoryStorage())
-    examples = open_examples(storage, write_dataset(storage, "/data")[0], Cache(Path(sys.argv[1]), 6000))
+    examples = open_examples(storage, write_dataset(storage, "/data")[0], Cache(Path(sys.argv[1]), 12000))
     with closing(examples):
         batches = iter(evaluation_batches(examples, MODEL, batch_size=1))
         for _ in range(examples.shards[0].examples):

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,24 +18,28 @@ from packing.ports import MemoryStorage
 from packing.tfrecord import FRAME_BYTES, encode_record
 from packing.types import RawShard
 from training.background import StoppedError
+from training.feed import Slices, read_batches
+from training.order import Order, Sizes, Window, in_order
 from training.records import Records, Shard
-from training.shards import Cache
+from training.shards import WINDOWS, Cache
 
 PAYLOADS = [b"", b"a", b"some text", b"\0" * 300]
 
 
 class FirstComesLast(MemoryStorage):
-    """A store that answers the read of `first` after that of another object."""
+    """A store that answers the read of `first` after that of `last`."""
 
-    def __init__(self, first: str) -> None:
+    def __init__(self, first: str, last: str) -> None:
         super().__init__()
-        self._first, self._another = first, Event()
+        self._first, self._last, self.asked, self._answered = first, last, Event(), Event()
 
     def read(self, uri: str, *, start: int = 0, size: int | None = None, etag: str | None = None) -> bytes:
         if uri == self._first:
-            assert self._another.wait(30)
+            self.asked.set()
+            assert self._answered.wait(30)
         content = super().read(uri, start=start, size=size, etag=etag)
-        self._another.set()
+        if uri == self._last:
+            self._answered.set()
         return content
 
 
@@ -49,6 +55,10 @@ def store_many(storage: MemoryStorage, sizes: Sequence[int]) -> list[Shard]:
         store(storage, f"/shards/{number}", [number.to_bytes(2, "big") * ((size - FRAME_BYTES) // 2)])
         for number, size in enumerate(sizes)
     ]
+
+
+def sizes_of(shards: Sequence[Shard]) -> Sizes:
+    return Sizes(np.array([shard.examples for shard in shards]), np.array([shard.bytes for shard in shards]))
 
 
 def reads(storage: MemoryStorage) -> list[str]:
@@ -118,28 +128,76 @@ def test_content_that_is_no_tfrecord_is_refused_though_its_digest_is_right(tmp_p
 
 @given(sizes=st.lists(st.integers(20, 60), min_size=1, max_size=12), room=st.integers(0, 100), data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_two_windows_at_a_time_keep_the_limit_and_nothing_is_fetched_twice_for_them(
+def test_all_windows_together_keep_the_limit_and_nothing_is_fetched_twice_for_them(
     sizes: list[int], room: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, storage = tmp_path_factory.mktemp("cache"), MemoryStorage()
     shards = store_many(storage, sizes)
-    cache = Cache(folder, 2 * max(shard.bytes for shard in shards) + room)
+    cache = Cache(folder, WINDOWS * max(shard.bytes for shard in shards) + room)
     assert cache.limit_bytes is not None
-    current: list[Records] = []
-    before: list[Shard] = []
-    for _ in range(8):
+    held: list[tuple[list[Shard], list[Records]]] = []
+    for _ in range(12):
         window: list[Shard] = []
         for number in data.draw(st.lists(st.integers(0, len(shards) - 1), unique=True)):
             if sum(shard.bytes for shard in [*window, shards[number]]) <= (cache.window_bytes or 0):
                 window.append(shards[number])
         storage.requests.clear()
         coming = cache.open(storage, window)
+        before = [shard for window, _ in held for shard in window]
         assert used(folder) <= cache.limit_bytes
         assert {shard.sha256 for shard in [*before, *window]} <= {path.stem for path in folder.iterdir()}
         assert not set(reads(storage)) & {shard.uri for shard in before}
         assert [records[0] for records in coming] == [storage.objects[shard.uri][12:-4] for shard in window]
-        current, before = coming, window
-    assert len(current) == len(before)
+        held = [*held, (window, coming)][1 - WINDOWS :]
+
+
+@given(
+    sizes=st.lists(st.integers(20, 60), min_size=12, max_size=20),
+    room=st.integers(0, 60),
+    turns=st.lists(st.booleans(), min_size=10, max_size=40),
+)
+@settings(max_examples=30, deadline=None)
+def test_training_and_held_out_data_together_keep_the_limit(
+    sizes: list[int], room: int, turns: list[bool], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each is read from one window while the next one is fetched."""
+    folder, storage = tmp_path_factory.mktemp("cache"), MemoryStorage()
+    shards = store_many(storage, sizes)
+    cache = Cache(folder, WINDOWS * max(shard.bytes for shard in shards) + room)
+    assert cache.limit_bytes is not None
+    one_at_a_time, most = Lock(), []
+
+    def reading(own: Sequence[Shard], windows: Iterator[Window]) -> Iterator[object]:
+        def open_shards(window: Window, stopped: Event) -> list[Records]:
+            with one_at_a_time:
+                records = cache.open(storage, [own[number] for number in window.shards], stopped)
+                most.append(used(folder))
+                return records
+
+        return read_batches(windows, open_shards, Slices(1, 1, [0]), start=0)
+
+    seen, held_out = shards[::2], shards[1::2]
+    order = Order([sizes_of(seen)], 1, seed=0, window_bytes=cache.window_bytes)
+    in_turn = (in_order(sizes_of(held_out), batch_size=1, window_bytes=cache.window_bytes) for _ in turns)
+    training, evaluation = reading(seen, order.windows(0)), reading(held_out, chain.from_iterable(in_turn))
+    for turn in turns:
+        next(training if turn else evaluation)
+    with one_at_a_time:
+        assert max(most) <= cache.limit_bytes
+
+
+def test_room_is_kept_for_what_another_thread_is_fetching(tmp_path: Path) -> None:
+    storage = FirstComesLast("/shards/4", "/shards/5")
+    shards = store_many(storage, [40] * 6)
+    cache = Cache(tmp_path, 40 * WINDOWS)
+    cache.open(storage, shards[:WINDOWS])
+    assert used(tmp_path) == cache.limit_bytes
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(cache.open, storage, [shards[4]])
+        assert storage.asked.wait(30)
+        assert len(cache.open(storage, [shards[5]])[0]) == 1
+        assert len(fetching.result(30)[0]) == 1
+    assert used(tmp_path) == cache.limit_bytes
 
 
 def test_what_was_not_used_for_longest_is_evicted(tmp_path: Path) -> None:
@@ -192,7 +250,7 @@ def test_workers_that_share_a_folder_fetch_each_shard_once(tmp_path: Path) -> No
 
 
 def test_the_order_is_not_that_in_which_fetches_end(tmp_path: Path) -> None:
-    storage = FirstComesLast("/shards/0")
+    storage = FirstComesLast("/shards/0", "/shards/7")
     shards = store_many(storage, [40] * 8)
     opened = Cache(tmp_path).open(storage, shards)
     assert [one[0] for one in opened] == [storage.objects[shard.uri][12:-4] for shard in shards]
@@ -219,22 +277,25 @@ def test_nothing_more_is_fetched_for_who_stopped(tmp_path: Path) -> None:
     assert reads(storage) == []
 
 
-def test_a_shard_larger_than_half_the_limit_is_refused(tmp_path: Path) -> None:
+def test_a_shard_larger_than_a_window_is_refused(tmp_path: Path) -> None:
     shards = store_many(MemoryStorage(), [30, 50, 40])
-    Cache(tmp_path, 100).check_fits(shards)
+    Cache(tmp_path, 50 * WINDOWS).check_fits(shards)
     Cache(tmp_path).check_fits(shards)
-    with pytest.raises(UsageError, match=r"/shards/1: a cache of 99 bytes .* allow at least 100"):
-        Cache(tmp_path, 99).check_fits(shards)
+    with pytest.raises(UsageError, match=r"/shards/1: a cache of 199 bytes has no room for 4 .* allow at least 200"):
+        Cache(tmp_path, 50 * WINDOWS - 1).check_fits(shards)
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_the_folder_is_made_when_it_is_needed_and_named_if_it_cannot_be(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    shard = store(storage, "/shard", PAYLOADS)
+    cache = Cache(tmp_path / "folder" / "cache", WINDOWS * shard.bytes)
+    cache.check_fits([shard])
+    assert not (tmp_path / "folder").exists()
+    cache.open(storage, [shard])
+    assert used(tmp_path / "folder" / "cache") == shard.bytes
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=str(tmp_path / "file")):
-        Cache(tmp_path / "file")
-    cache = Cache(tmp_path / "folder")
-    (tmp_path / "folder").rmdir()
-    with pytest.raises(StorageError, match="cache folder"):
-        cache.open(MemoryStorage(), [Shard("/shard", 1, 1, "0" * 64)])
+    with pytest.raises(StorageError, match=f"{tmp_path / 'file'}: .*cache folder"):
+        Cache(tmp_path / "file").open(storage, [shard])
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
