@@ -7,16 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
 
-import numpy as np
 import tensorflow as tf
 
 from packing.errors import InputError, StowageError, UsageError
-from packing.example import encode_example
 from training.background import StoppedError
 from training.config import ModelConfig
 from training.examples import Examples
 from training.feed import Slices, read_batches
-from training.layout import cut_to_width, padded_layout, parse_examples
+from training.layout import cut_to_width, fill_up, parse_examples
 from training.order import Order, Window, in_order
 from training.records import Records
 
@@ -79,7 +77,7 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """The first `limit` examples (all by default), once and in order, in batches of `batch_size` for each replica.
 
-    Empty examples fill up the last batches, so that all replicas get as many.
+    Empty packs fill up the last batches, so that all replicas get as many.
     """
     together = batch_size * replicas
 
@@ -99,7 +97,7 @@ def shards_read(data: Sequence[Examples], *, mode: str, batch_size: int, seed: i
 def batch_errors(data: Sequence[Examples]) -> Iterator[None]:
     """Where batches of `data` are taken: raises what ended the reading, which tf.data has as the text of its own error.
 
-    Raises InputError for examples that are not of the expected form.
+    Raises InputError for examples that are not of the expected form, and names the command that finds the record.
     """
     try:
         yield
@@ -108,7 +106,11 @@ def batch_errors(data: Sequence[Examples]) -> Iterator[None]:
             if examples.failures:
                 raise examples.failures.pop() from exc
         if isinstance(exc, tf.errors.InvalidArgumentError):
-            raise InputError(f"{', '.join(examples.uri for examples in data)}: {_reason(exc.message)}") from exc
+            uris, command = [examples.uri for examples in data], "verify" if data[0].packed else "scan"
+            commands = " and ".join(f"`python -m packing {command} {uri}`" for uri in uris)
+            raise InputError(
+                f"{', '.join(uris)}: {_reason(exc.message, data[0])}; {commands} names a record that is wrong in itself"
+            ) from exc
         raise
 
 
@@ -121,9 +123,6 @@ def _batches(
     *,
     bucketed: bool,
 ) -> tf.data.Dataset:
-    features, packed = data[0].features, data[0].packed
-    empty = encode_example({f.name: np.zeros(f.length, f.dtype) for f in features})
-
     def open_shards(window: Window, stopped: Event) -> list[Records]:
         examples = data[window.data]
         return examples.cache.open(examples.storage, [examples.shards[n] for n in window.shards], stopped)
@@ -133,7 +132,7 @@ def _batches(
 
     def serialized() -> Iterator[tuple[list[bytes], int]]:
         try:
-            yield from read_batches(windows(), open_shards, slices, start=start, empty=empty, closed=closed)
+            yield from read_batches(windows(), open_shards, slices, start=start, closed=closed)
         except StoppedError:
             return
         except StowageError as exc:
@@ -141,11 +140,10 @@ def _batches(
             raise
 
     def parse(batch: tf.Tensor, width: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = parse_examples(batch, features, model.vocab_size)
-        parsed = cut_to_width(parsed, width) if bucketed else parsed
-        return parsed if packed else padded_layout(parsed)
+        packs = parse_examples(batch, data[0].features, model.vocab_size)
+        return fill_up(cut_to_width(packs, width) if bucketed else packs, slices.size)
 
-    signature = (tf.TensorSpec([slices.size], tf.string), tf.TensorSpec([], tf.int32))
+    signature = (tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32))
     dataset = tf.data.Dataset.from_generator(serialized, output_signature=signature)
     options = tf.data.Options()
     # Its thread may hold up a process that ends for a minute, and nothing here is left to tune.
@@ -163,7 +161,9 @@ def _shapes(examples: Examples) -> str:
     return ", ".join(f"{f.name}[{f.length}]" for f in examples.features)
 
 
-def _reason(message: str) -> str:
-    """What an assertion in the graph or the parser says, without the names of the nodes around it."""
-    found = re.search(r"assertion failed: \[(.*?)\] \[|Name: <unknown>, (.*)", message)
-    return (found[1] or found[2]).replace("\\", "") if found else message.splitlines()[0]
+def _reason(message: str, examples: Examples) -> str:
+    """What `training.checks` or the parser says, without the names of the nodes around it."""
+    if found := re.search(r"assertion failed: \[(.*?)\](?=\s|$)", message):
+        return found[1]
+    found = re.search(r"Name: <unknown>, (.*)", message)
+    return f"expected examples of {_shapes(examples)}, found another: {found[1] if found else message.splitlines()[0]}"

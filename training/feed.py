@@ -32,13 +32,12 @@ def read_batches(
     slices: Slices,
     *,
     start: int,
-    empty: bytes,
     closed: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[list[bytes], int]]:
-    """The own slices of each step from step `start` on: `size` serialized examples, and their bucket's width or 0.
+    """The own slices of each step from step `start` on: their serialized examples, and their bucket's width or 0.
 
-    `empty` stands for the empty examples. While a window is read, the next one's shards are fetched; where these are
-    waited for, raises StoppedError once `closed` says that nobody wants them.
+    A slice has `size` examples, less the empty rows in it. While a window is read, the next one's shards are fetched;
+    where these are waited for, raises StoppedError once `closed` says that nobody wants them.
     """
     stopped = Event()
     step = slices.size * slices.replicas
@@ -49,7 +48,7 @@ def read_batches(
             for first, stop in _cuts(max(window.first, start * step), window.stop, slices.size):
                 if first // slices.size % slices.replicas in slices.own:
                     rows = window.rows[first - window.first : stop - window.first].tolist()
-                    batch += [empty if entry == EMPTY else shards[entry][record] for entry, record in rows]
+                    batch += [shards[entry][record] for entry, record in rows if entry != EMPTY]
                     if stop % slices.size == 0:
                         yield batch, 0 if window.widths is None else int(window.widths[(first - window.first) // step])
                         batch = []

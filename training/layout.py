@@ -7,27 +7,19 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from packing.features import Feature
+from training.checks import assert_valid, clear_padding
 from training.model import Batch
 
 
 def parse_examples(batch: tf.Tensor, features: Sequence[Feature], vocabulary: int) -> dict[str, tf.Tensor]:
-    """The features of serialized examples, string[B]; fails where one is missing or a token id >= `vocabulary`."""
+    """The packs of serialized examples, string[B], packed or raw; fails for one that is wrong, and says what is.
+
+    Token ids are below `vocabulary`. Values are checked as int64, before they are cut to int32.
+    """
     parsed = tf.io.parse_example(batch, {f.name: tf.io.FixedLenFeature([f.length], f.dtype) for f in features})
-    parsed = {name: tf.cast(x, tf.int32) if x.dtype == tf.int64 else x for name, x in parsed.items()}
-    return _checked(parsed, vocabulary)
-
-
-def _checked(batch: Batch, vocabulary: int) -> dict[str, tf.Tensor]:
-    """The same, if all token ids are below `vocabulary`: on a GPU tf.gather gives zeros for others, without a word."""
-    largest = tf.maximum(tf.reduce_max(batch["input_ids"]), tf.reduce_max(batch["masked_lm_ids"]))
-    message = f"a token id is not below the model's vocab_size {vocabulary}; give --vocab-size"
-    with tf.control_dependencies([tf.debugging.assert_less(largest, vocabulary, message)]):
-        return {name: tf.identity(x) for name, x in batch.items()}
-
-
-def cut_to_width(raw: Batch, width: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A batch of raw features without the slots from `width` on, which no sequence of its bucket fills."""
-    return {**raw, **{name: raw[name][:, :width] for name in ("input_ids", "input_mask", "segment_ids")}}
+    packs = clear_padding(parsed if "positions" in parsed else padded_layout(parsed))
+    with tf.control_dependencies([assert_valid(packs, vocabulary)]):
+        return {name: tf.cast(x, tf.int32) if x.dtype == tf.int64 else tf.identity(x) for name, x in packs.items()}
 
 
 def padded_layout(raw: Batch) -> dict[str, tf.Tensor]:
@@ -40,3 +32,16 @@ def padded_layout(raw: Batch) -> dict[str, tf.Tensor]:
         "next_sentence_positions": tf.zeros_like(raw["next_sentence_labels"]),
         "next_sentence_weights": tf.cast(mask[:, 0][:, None], tf.float32),
     }
+
+
+def cut_to_width(packs: Batch, width: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The same packs without the slots from `width` on, which no sequence of its bucket fills."""
+    by_slot = ("input_ids", "input_mask", "segment_ids", "positions")
+    return {**packs, **{name: packs[name][:, :width] for name in by_slot}}
+
+
+def fill_up(packs: Batch, size: int) -> dict[str, tf.Tensor]:
+    """Add empty packs, up to `size`: all their features are 0, and weigh nothing."""
+    missing = size - tf.shape(packs["input_ids"])[0]
+    filled = {name: tf.pad(x, [[0, missing], [0, 0]]) for name, x in packs.items()}
+    return {name: tf.ensure_shape(x, [size, *x.shape[1:]]) for name, x in filled.items()}

@@ -102,6 +102,7 @@ def shard_bytes(examples: Sequence[Mapping[str, Any]]) -> bytes:
 
 GROUPS = [(20, 12), (10, 9, 13), (32,), (5, 25), (8, 11, 7), (16, 16), (30,), (3, 14, 15)]
 """Lengths of the sequences that share a pack in `write_dataset`'s data; K = 3."""
+SEQUENCES = sum(map(len, GROUPS))
 
 
 def write_dataset(storage: Storage, root: str) -> tuple[str, str]:
@@ -109,8 +110,15 @@ def write_dataset(storage: Storage, root: str) -> tuple[str, str]:
     groups = group_sequences(GROUPS)
     sequences = [sequence for group in groups for sequence in group]
     packs = [pack(group, 3) for group in groups]
+    for number, raw in enumerate((sequences[:5], sequences[5:])):
+        storage.write(f"{root}/raw/part-{number}", shard_bytes(raw))
+    return write_packs(storage, root, packs[: len(packs) // 2], packs[len(packs) // 2 :]), f"{root}/raw"
+
+
+def write_packs(storage: Storage, root: str, *parts: Sequence[Example]) -> str:
+    """A shard of each part, and the manifest of them, whose URI is given; K = 3."""
     shards = []
-    for number, part in enumerate((packs[: len(packs) // 2], packs[len(packs) // 2 :])):
+    for number, part in enumerate(parts):
         uri, content = f"{root}/packed/part-{number:05d}.tfrecord", shard_bytes(part)
         storage.write(uri, content)
         shards.append(
@@ -123,8 +131,6 @@ def write_dataset(storage: Storage, root: str) -> tuple[str, str]:
                 sha256=hashlib.sha256(content).hexdigest(),
             )
         )
-    for number, raw in enumerate((sequences[:5], sequences[5:])):
-        storage.write(f"{root}/raw/part-{number}", shard_bytes(raw))
     manifest = f"{root}/manifests/recipe.json"
     write_manifest(storage, manifest, Manifest("recipe-of-the-test", SLOTS, 3, PREDICTIONS, tuple(shards)))
-    return manifest, f"{root}/raw"
+    return manifest

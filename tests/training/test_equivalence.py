@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.packs import MODEL, VOCABULARY, Example, group_sequences, pack, raw_sequences, stack
-from training.data import padded_layout
+from training.layout import padded_layout
 from training.loss import count, loss_sums
 from training.model import Bert
 from training.optimizer import LossScale

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from packing.adapters.local import LocalStorage
+from tests.training.packs import raw_sequences, shard_bytes
 from tests.training.processes import Process, Processes, read_losses, write_training_data
 
 pytestmark = pytest.mark.slow
@@ -93,3 +95,25 @@ def test_a_lost_worker_ends_the_others_with_a_clear_error(tmp_path: Path, lost: 
         assert other.wait() == 42, output
     assert "another worker is gone" in output
     assert "Traceback" not in output
+
+
+def test_workers_with_wrong_data_name_it(tmp_path: Path) -> None:
+    """The wrong example is in the share of one of them, which ends with an error that no retry mends."""
+    arguments = write_training_data(tmp_path)
+    raw = tmp_path / "wrong"
+    wrong = raw_sequences([5] * 2)
+    wrong[1]["segment_ids"][0] = 9
+    LocalStorage().write(str(raw / "part-0"), shard_bytes(wrong))
+    command = ["printing", *arguments, "--data", str(raw), "--mode", "padded", "--sequences-per-step", "2"]
+    with Processes(SECONDS) as processes:
+        started = [
+            processes.start(
+                *command, "--strategy", "multi-worker", "--model-dir", str(tmp_path / "model"), tf_config=task
+            )
+            for task in cluster(2)
+        ]
+        outputs = [process.stdout.read() for process in started if process.stdout]
+        statuses = [process.wait() for process in started]
+    assert sorted(statuses) == [3, 42], outputs
+    assert f"error: {raw}: expected segment_ids of 0 and 1, found 9 at entry 0; " in outputs[statuses.index(3)]
+    assert "another worker is gone" in outputs[statuses.index(42)]
