@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from packing.ports import Storage
 from training.checkpoint import restore_weights
 from training.data import batch_errors, evaluation_batches
 from training.devices import Worker, local_replicas, open_strategy
+from training.errors import DivergedError
 from training.examples import Examples, check_model, open_examples
 from training.loss import Counts, LossSums, count, loss_sums, means
 from training.model import Batch, Bert
@@ -76,7 +78,10 @@ class Evaluator:
         self._sums_of = tf.function(self._batch_sums)
 
     def __call__(self) -> Evaluation:
-        """Sums are added up in float64; raises InputError naming the data for examples of a wrong form."""
+        """Sums are added up in float64.
+
+        Raises InputError naming the data for examples of a wrong form, DivergedError for losses that are no numbers.
+        """
         total = tf.zeros([len(LossSums._fields) + len(Counts._fields)], tf.float64)
         batches = self._strategy.distribute_datasets_from_function(lambda _: self._batches)
         with batch_errors([self._examples]):
@@ -84,7 +89,13 @@ class Evaluator:
                 total += tf.cast(self._sums_of(batch), tf.float64)
         values = [float(value) for value in total.numpy()]
         sums, counts = LossSums(*values[: len(LossSums._fields)]), Counts(*values[len(LossSums._fields) :])
-        return Evaluation(int(counts.sequences), int(counts.masked_tokens), **means(sums, counts))
+        evaluation = Evaluation(int(counts.sequences), int(counts.masked_tokens), **means(sums, counts))
+        if not (math.isfinite(evaluation.mlm_loss) and math.isfinite(evaluation.nsp_loss)):
+            raise DivergedError(
+                f"{self._examples.uri}: expected losses that are numbers, found mlm_loss {evaluation.mlm_loss} and "
+                f"nsp_loss {evaluation.nsp_loss}; the weights have diverged, use an earlier checkpoint"
+            )
+        return evaluation
 
     def _batch_sums(self, batch: Any) -> tf.Tensor:
         def on_replica(share: Batch) -> tf.Tensor:
