@@ -109,7 +109,7 @@ def batch_errors(data: Sequence[Examples]) -> Iterator[None]:
             uris, command = [examples.uri for examples in data], "verify" if data[0].packed else "scan"
             commands = " and ".join(f"`python -m packing {command} {uri}`" for uri in uris)
             raise InputError(
-                f"{', '.join(uris)}: {_reason(exc.message, data[0])}; {commands} names a record that is wrong in itself"
+                f"{', '.join(uris)}: {_reason(exc.message, data[0])}; {commands} names a record that is no valid one"
             ) from exc
         raise
 

@@ -207,6 +207,13 @@ def test_wrong_packs_are_refused(
     check_refused(storage, uri, cache, f"^{uri}: expected {message}; `python -m packing verify {uri}` ")
 
 
+def test_a_sequence_that_is_counted_from_its_middle_is_refused(storage: MemoryStorage, cache: Cache) -> None:
+    whole = pack(raw_sequences([9]), SEQUENCES_A_PACK)
+    shifted = (whole["positions"] - 2) * (whole["input_mask"] > 0)
+    uri = write_packs(storage, "/data", [altered({**whole, "positions": shifted}, "next_sentence_positions", 0, 2)])
+    check_refused(storage, uri, cache, "positions that count .* from 0, found -2 at entry 0")
+
+
 def test_an_example_that_is_all_zeros_is_not_taken_for_an_empty_one(storage: MemoryStorage, cache: Cache) -> None:
     nothing = {feature.name: np.zeros(feature.length, feature.dtype) for feature in raw_features(SLOTS, PREDICTIONS)}
     storage.objects["/data/raw/part-0"] = shard_bytes([nothing] * 5)
