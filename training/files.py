@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from training.config import PUBLISHED_CONFIG
 RANGE_BYTES = 16 * 1024 * 1024
 _PARALLEL = 4
 _BLOCK_BYTES = 1024 * 1024
+_INDEX = ".index"
+_LATEST = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,38 @@ def fetch_file(storage: Storage, uri: str, expected: StoredFile, path: Path) -> 
 
 
 def fetch_checkpoint(storage: Storage, uri: str, folder: Path) -> Path:
-    """Copy TensorFlow checkpoints, a folder of them or the files of one prefix, into `folder`; gives the copy."""
-    parent, name = uri.rsplit("/", 1)
-    found = storage.list(uri)
-    if not found:
-        beside = {info.uri: info for info in storage.list(parent)}
-        found = [info for info in beside.values() if info.uri.startswith(f"{uri}.")]
-        config = beside.get(f"{parent}/{PUBLISHED_CONFIG}")
-        found += [config] if found and config else []
-    if not found:
-        raise UsageError(f"{uri}: expected a folder or a prefix of checkpoints, found no such object")
-    for info in found:
-        path = folder / info.uri.removeprefix(f"{parent}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _copy(storage, info, path)
+    """Copy one checkpoint of TensorFlow, and the shape of its model if it lies beside it, into `folder`; its prefix.
+
+    `uri` is its prefix, or the folder of the checkpoint that a `checkpoint` file there names, or of the only one.
+    """
+    parent = uri if storage.list(uri) else uri.rsplit("/", 1)[0]
+    files = {info.uri.removeprefix(f"{parent}/"): info for info in storage.list(parent)}
+    name = _chosen(storage, uri, files) if parent == uri else uri.rsplit("/", 1)[1]
+    if f"{name}{_INDEX}" not in files:
+        raise UsageError(f"{uri}: expected a checkpoint, found no {name}{_INDEX}; give its prefix or its folder")
+    for file, info in files.items():
+        if file == PUBLISHED_CONFIG or re.fullmatch(rf"{re.escape(name)}\.(index|data-[^/]*)", file):
+            _copy(storage, info, folder / file)
     return folder / name
+
+
+def _chosen(storage: Storage, folder: str, files: Mapping[str, ObjectInfo]) -> str:
+    if _LATEST in files:
+        named = re.search(
+            rb'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', storage.read(files[_LATEST].uri), re.MULTILINE
+        )
+        if named and f"{(name := named[1].decode(errors='replace'))}{_INDEX}" in files:
+            return name
+    return only_checkpoint(folder, files)
+
+
+def only_checkpoint(folder: str, files: Iterable[str]) -> str:
+    """The name of the one checkpoint among the files of a folder; raises UsageError if there is none or another."""
+    names = sorted(name.removesuffix(_INDEX) for name in files if name.endswith(_INDEX) and "/" not in name)
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise UsageError(f"{folder}: expected one checkpoint, found {found}; give the prefix of one")
+    return names[0]
 
 
 def _copy(storage: Storage, info: ObjectInfo, path: Path) -> None:

@@ -4,7 +4,7 @@ Three namings are understood (`names`). Checkpoints of TF1 (google-research/bert
 name. Object-based checkpoints of TF2 (MLPerf's `tf2_ckpt`, the TF Model Garden's encoders and pretrainers) have keys
 that are paths through Python attributes, which differ between versions of the Garden, but record each variable's own
 name too, which hardly does: those names are matched, whatever scope stands before them. Checkpoints of this project
-are object-based with the names of TF1.
+are object-based with the names of TF1; a model folder's are restored as they are when a run is resumed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from packing.errors import InputError, UsageError
+from packing.errors import InputError, ObjectNotFoundError, UsageError
+from packing.ports import Storage
+from training.checkpoint import restore_weights
 from training.config import PUBLISHED_CONFIG, ModelConfig, parse_json
+from training.files import fetch_checkpoint, only_checkpoint
 from training.model import Bert, weight_shapes
 from training.names import NSP_WEIGHTS, stored_names, stored_shape
 from training.saved import CONFIG_FILE
 
 _log = logging.getLogger(__name__)
-
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _READER_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
@@ -51,7 +55,7 @@ class InitialWeights:
     the checkpoint's other variables, such as optimizer slots.
     """
 
-    source: Path
+    source: str
     naming: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -69,25 +73,51 @@ class _Stored:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def load_initial_weights(model: Bert, prefix_or_folder: Path) -> InitialWeights:
+def load_initial_weights(storage: Storage, model: Bert, checkpoint: str, scratch: Path) -> InitialWeights:
     """Give `model` the weights of a checkpoint; all but whole missing heads must be there, in the right shapes.
 
-    A folder means the checkpoint that its `checkpoint` file names, or else the only one in it; a model folder of this
-    project means its latest. Raises UsageError for none or several, and for a checkpoint of another model; InputError
-    for one that cannot be read.
+    `checkpoint` is a path or a URI: a prefix of TensorFlow's; a folder, which means the checkpoint that its
+    `checkpoint` file names, or else the only one in it; or a model folder of this project, which means its latest.
+    `scratch` is a local folder for a copy of one from a store. Raises UsageError for none or several, and for a
+    checkpoint of another model; InputError for one that cannot be read; VerificationError for a damaged one of ours.
     """
-    stored = _open(_find_prefix(prefix_or_folder))
+    if any(info.uri.endswith(".json") for info in storage.list(f"{checkpoint}/checkpoints")):
+        return _load_model_folder(storage, model, checkpoint)
+    if "://" not in checkpoint:
+        return _load_prefix(model, _find_prefix(Path(checkpoint)))
+    with TemporaryDirectory(dir=scratch) as folder:
+        return _load_prefix(model, fetch_checkpoint(storage, checkpoint, Path(folder)))
+
+
+def _load_model_folder(storage: Storage, model: Bert, folder: str) -> InitialWeights:
+    uri = f"{folder}/{CONFIG_FILE}"
+    with suppress(ObjectNotFoundError):
+        _compare_config(folder, model.config, uri, _model_of(parse_json(storage.read(uri), uri)))
+    own = Bert(model.config, dtype=model.dtype)
+    restore_weights(storage, own, folder)
+    values = {name: weight.numpy() for name, weight in own.weights.items()}
+    for name, value in values.items():
+        _check_finite(folder, name, value)
+    _assign(model, values)
+    return InitialWeights(folder, "stowage", tuple(values), (), ())
+
+
+def _load_prefix(model: Bert, prefix: Path) -> InitialWeights:
+    stored = _open(prefix)
     _check_config(stored.prefix, model.config)
     found = _find_weights(stored, model.config)
     missing = tuple(name for name in model.weights if name not in found)
     if missing:
         _log.warning("%s has no %s; they start from the seed", stored.prefix, ", ".join(missing))
-    # All are read before any is assigned, so that an error leaves the model as it was.
-    values = {name: _read(stored, name, key, model.weights[name]) for name, key in found.items()}
+    _assign(model, {name: _read(stored, name, key, model.weights[name]) for name, key in found.items()})
+    ignored = tuple(sorted(set(stored.shapes) - set(found.values())))
+    return InitialWeights(str(stored.prefix), stored.naming, tuple(found), missing, ignored)
+
+
+def _assign(model: Bert, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """All are read before any is assigned, so that an error leaves the model as it was."""
     for name, value in values.items():
         model.weights[name].assign(value)
-    ignored = tuple(sorted(set(stored.shapes) - set(found.values())))
-    return InitialWeights(stored.prefix, stored.naming, tuple(found), missing, ignored)
 
 
 def _find_prefix(path: Path) -> Path:
@@ -97,17 +127,10 @@ def _find_prefix(path: Path) -> Path:
                 f"{path}: expected a checkpoint, found no {path.name}.index; give its prefix or its folder"
             )
         return path
-    documents = list(path.glob("checkpoints/*.json"))
-    if documents:  # a model folder of this project
-        path = max(documents, key=lambda document: (len(document.stem), document.stem)).with_suffix("")
     latest = tf.train.latest_checkpoint(str(path))
     if latest is not None:
         return Path(latest)
-    prefixes = sorted(file.with_suffix("") for file in path.glob("*.index"))
-    if len(prefixes) != 1:
-        names = ", ".join(prefix.name for prefix in prefixes) or "none"
-        raise UsageError(f"{path}: expected one checkpoint, found {names}; give the prefix of one")
-    return prefixes[0]
+    return path / only_checkpoint(str(path), [file.name for file in path.iterdir()])
 
 
 def _open(prefix: Path) -> _Stored:
@@ -134,28 +157,35 @@ def _check_config(prefix: Path, config: ModelConfig) -> None:
     Shapes do not tell all: weights of 12 heads fit a model of 16.
     """
     for path, document in _configs_near(prefix):
-        expected = {name: value for name, value in asdict(config).items() if name in _SHAPE_FIELDS}
-        found = {name: document[name] for name in expected if name in document}
-        for name, value in found.items():
-            if value != expected[name]:
-                raise UsageError(
-                    f"{prefix}: {name}: expected {expected[name]} (the model's), found {value} in {path}; give --model "
-                    "and --vocab-size to match it"
-                )
-        if document.get("hidden_act", "gelu") != "gelu":
-            raise UsageError(f"{prefix}: hidden_act: expected gelu, found {document['hidden_act']} in {path}")
+        _compare_config(str(prefix), config, str(path), document)
+
+
+def _compare_config(source: str, config: ModelConfig, path: str, document: Mapping[str, Any]) -> None:
+    expected = {name: value for name, value in asdict(config).items() if name in _SHAPE_FIELDS}
+    for name, value in expected.items():
+        if name in document and document[name] != value:
+            raise UsageError(
+                f"{source}: {name}: expected {value} (the model's), found {document[name]} in {path}; give --model "
+                "and --vocab-size to match it"
+            )
+    if document.get("hidden_act", "gelu") != "gelu":
+        raise UsageError(f"{source}: hidden_act: expected gelu, found {document['hidden_act']} in {path}")
 
 
 def _configs_near(prefix: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     parents = prefix.absolute().parents
-    for path in (folder / PUBLISHED_CONFIG for folder in parents[:2]):
-        if path.is_file():
+    for folder in parents[:2]:
+        if (path := folder / PUBLISHED_CONFIG).is_file():
             yield path, parse_json(path.read_bytes(), str(path))
     # A checkpoint of this project lies two folders below its model folder.
-    for path in (folder / CONFIG_FILE for folder in parents[2:3]):
-        if path.is_file():
-            model = parse_json(path.read_bytes(), str(path)).get("model")
-            yield path, model if isinstance(model, dict) else {}
+    for folder in parents[2:3]:
+        if (path := folder / CONFIG_FILE).is_file():
+            yield path, _model_of(parse_json(path.read_bytes(), str(path)))
+
+
+def _model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = config.get("model")
+    return model if isinstance(model, dict) else {}
 
 
 def _find_weights(stored: _Stored, config: ModelConfig) -> dict[str, str]:
@@ -200,11 +230,15 @@ def _read(stored: _Stored, name: str, key: str, variable: tf.Variable) -> np.nda
     except _READER_ERRORS as exc:
         raise InputError(f"{stored.prefix}: {key}: cannot be read ({exc})") from exc
     value = np.asarray(value, variable.dtype.as_numpy_dtype)
-    if not np.isfinite(value).all():
-        raise InputError(f"{stored.prefix}: {key}: expected finite numbers, found others")
+    _check_finite(str(stored.prefix), key, value)
     if stored.naming == "tf2" and name == NSP_WEIGHTS:
         value = value.T
     return value.reshape(variable.shape)
+
+
+def _check_finite(source: str, name: str, value: np.ndarray[Any, Any]) -> None:
+    if not np.isfinite(value).all():
+        raise InputError(f"{source}: {name}: expected finite numbers, found others")
 
 
 def _describe_missing(stored: _Stored, name: str, shape: Sequence[int]) -> str:

@@ -6,7 +6,6 @@ import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from packing.errors import UsageError
@@ -16,7 +15,6 @@ from training.config import ModelConfig, TrainingConfig
 from training.devices import Worker, device_name, open_strategy
 from training.evaluate import Evaluation, Evaluator
 from training.examples import Examples, check_model, open_examples
-from training.files import fetch_checkpoint
 from training.flops import peak_flops
 from training.initial import load_initial_weights
 from training.loop import Plan, Session, Stepper, device_errors, save, take_steps, target_reached
@@ -132,12 +130,8 @@ def _resume(state: TrainingState, checkpoints: Checkpoints, wanted: SavedConfig,
 
 
 def initialize(model: Bert, storage: Storage, checkpoint: str, scratch: Path) -> None:
-    """Load weights of a checkpoint, which only a store needs to copy: TensorFlow reads local files."""
-    if "://" not in checkpoint:
-        initial = load_initial_weights(model, Path(checkpoint))
-    else:
-        with TemporaryDirectory(dir=scratch) as folder:
-            initial = load_initial_weights(model, fetch_checkpoint(storage, checkpoint, Path(folder)))
+    """Load weights of a checkpoint, and say by which names they were found."""
+    initial = load_initial_weights(storage, model, checkpoint, scratch)
     logger.info("%s: %d weights by %s names", checkpoint, len(initial.loaded), initial.naming)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,15 +67,64 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         fetch_file(MemoryStorage(), "/store/a", StoredFile("a", 3, ""), tmp_path / "a")
 
 
-def test_checkpoints_are_copied_by_folder_and_by_prefix_with_the_shape_of_their_model(tmp_path: Path) -> None:
-    storage = MemoryStorage()
-    names = ["a.ckpt.index", "a.ckpt.data-00000-of-00001", "b.ckpt.index", "bert_config.json"]
+FILES = ("index", "data-00000-of-00002", "data-00001-of-00002")
+FOLDER = "s3://models/bert"
+
+
+def store_checkpoints(storage: MemoryStorage, *names: str) -> set[str]:
+    """Two TensorFlow checkpoints or more beside other files; gives the names of what belongs to the first."""
     for name in names:
-        storage.write(f"s3://models/bert/{name}", name.encode())
-    whole = fetch_checkpoint(storage, "s3://models/bert", tmp_path / "whole")
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == {name: name.encode() for name in names}
-    prefix = fetch_checkpoint(storage, "s3://models/bert/a.ckpt", tmp_path / "one")
-    assert prefix.name == "a.ckpt"
-    assert {path.name for path in prefix.parent.iterdir()} == set(names) - {"b.ckpt.index"}
-    with pytest.raises(UsageError, match="s3://models/none: expected a folder or a prefix"):
-        fetch_checkpoint(storage, "s3://models/none", tmp_path / "none")
+        for suffix in FILES:
+            storage.write(f"{FOLDER}/{name}.{suffix}", f"{name} {suffix}".encode())
+        storage.write(f"{FOLDER}/{name}.meta", b"a graph")
+    storage.write(f"{FOLDER}/bert_config.json", b"{}")
+    storage.write(f"{FOLDER}/below/{names[0]}.index", b"another")
+    storage.requests.clear()
+    return {*(f"{names[0]}.{suffix}" for suffix in FILES), "bert_config.json"}
+
+
+def copied(storage: MemoryStorage, folder: Path) -> set[str]:
+    """The names of the copies, which are as they were."""
+    assert all(path.read_bytes() == storage.objects[f"{FOLDER}/{path.name}"] for path in folder.iterdir())
+    return {path.name for path in folder.iterdir()}
+
+
+def test_of_several_checkpoints_one_is_copied_with_the_shape_of_its_model(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    wanted = store_checkpoints(storage, "a.ckpt-1", "a.ckpt-12")
+    assert fetch_checkpoint(storage, f"{FOLDER}/a.ckpt-1", tmp_path) == tmp_path / "a.ckpt-1"
+    assert copied(storage, tmp_path) == wanted
+    assert {uri.rsplit("/", 1)[1] for kind, uri in storage.requests if kind == "read"} == wanted
+
+
+@pytest.mark.parametrize("path", ["b.ckpt", "/home/somebody/bert/b.ckpt"])
+def test_a_folder_means_the_checkpoint_that_it_names(path: str, tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    wanted = store_checkpoints(storage, "b.ckpt", "a.ckpt")
+    storage.write(
+        f"{FOLDER}/checkpoint", f'model_checkpoint_path: "{path}"\nall_model_checkpoint_paths: "a.ckpt"\n'.encode()
+    )
+    assert fetch_checkpoint(storage, FOLDER, tmp_path) == tmp_path / "b.ckpt"
+    assert copied(storage, tmp_path) == wanted
+
+
+def test_a_folder_means_its_only_checkpoint(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    wanted = store_checkpoints(storage, "a.ckpt")
+    storage.write(f"{FOLDER}/checkpoint", b'model_checkpoint_path: "gone.ckpt"\n')
+    assert fetch_checkpoint(storage, FOLDER, tmp_path) == tmp_path / "a.ckpt"
+    assert copied(storage, tmp_path) == wanted
+
+
+def test_no_checkpoint_and_several_are_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    store_checkpoints(storage, "a.ckpt", "b.ckpt")
+    for uri, message in [
+        (FOLDER, f"{FOLDER}: expected one checkpoint, found a.ckpt, b.ckpt; give the prefix of one"),
+        (f"{FOLDER}/c.ckpt", f"{FOLDER}/c.ckpt: expected a checkpoint, found no c.ckpt.index"),
+        ("s3://models/none", "s3://models/none: expected a checkpoint, found no none.index"),
+    ]:
+        with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+            fetch_checkpoint(storage, uri, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert "read" not in {kind for kind, _ in storage.requests}

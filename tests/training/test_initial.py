@@ -16,7 +16,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packing.adapters.local import LocalStorage
 from packing.errors import InputError, UsageError
+from packing.ports import MemoryStorage
 from tests.training.checkpoints import (
     Variable,
     encoder_v2,
@@ -26,6 +28,7 @@ from tests.training.checkpoints import (
     write_tf1,
 )
 from training.config import ModelConfig
+from training.files import store_files
 from training.initial import InitialWeights, load_initial_weights
 from training.model import Bert, weight_shapes
 from training.optimizer import Lamb
@@ -38,6 +41,7 @@ CONFIG = ModelConfig(
     intermediate_size=20,
     max_position_embeddings=16,
 )
+SCRATCH = Path(tempfile.gettempdir())
 LAYERS, HEADS = CONFIG.num_hidden_layers, CONFIG.num_attention_heads
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -83,7 +87,7 @@ SOURCES: dict[str, tuple[Callable[[Path, Arrays], Path], str]] = {
 
 def loaded(prefix: Path) -> tuple[Arrays, InitialWeights]:
     model = Bert(CONFIG, seed=1)
-    result = load_initial_weights(model, prefix)
+    result = load_initial_weights(LocalStorage(), model, str(prefix), SCRATCH)
     return {name: variable.numpy() for name, variable in model.weights.items()}, result
 
 
@@ -92,7 +96,7 @@ def refuse(prefix: Path, kind: type[Exception], *words: str, config: ModelConfig
     model = Bert(config, seed=1)
     before = {name: variable.numpy() for name, variable in model.weights.items()}
     with pytest.raises(kind) as caught:
-        load_initial_weights(model, prefix)
+        load_initial_weights(LocalStorage(), model, str(prefix), SCRATCH)
     assert [word for word in (str(prefix), *words) if word not in str(caught.value)] == []
     assert all(np.array_equal(before[name], variable.numpy()) for name, variable in model.weights.items())
 
@@ -102,7 +106,7 @@ def test_every_weight_arrives(source: str, tmp_path: Path) -> None:
     write, naming = SOURCES[source]
     prefix = write(tmp_path / "model.ckpt-28252", WEIGHTS)
     weights, result = loaded(prefix)
-    assert (result.source, result.naming, result.missing) == (prefix, naming, ())
+    assert (result.source, result.naming, result.missing) == (str(prefix), naming, ())
     assert list(result.loaded) == list(WEIGHTS)
     assert [name for name in WEIGHTS if not np.array_equal(weights[name], WEIGHTS[name])] == []
 
@@ -214,21 +218,25 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_folder_means_its_only_or_its_latest_checkpoint(tmp_path: Path) -> None:
     refuse(tmp_path, UsageError, "found none")
     first = tf1_checkpoint(tmp_path / "model.ckpt-1", WEIGHTS)
-    assert loaded(tmp_path)[1].source == first
+    assert loaded(tmp_path)[1].source == str(first)
     second = tf1_checkpoint(tmp_path / "model.ckpt-2", WEIGHTS)
     refuse(tmp_path, UsageError, "model.ckpt-1", "model.ckpt-2")
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-2"\n')
-    assert loaded(tmp_path)[1].source == second
+    assert loaded(tmp_path)[1].source == str(second)
     refuse(tmp_path / "model.ckpt", UsageError, "model.ckpt.index")
 
 
-def test_a_model_folder_means_its_latest_checkpoint(tmp_path: Path) -> None:
-    for step, weights in ((9, {name: value * 2 for name, value in WEIGHTS.items()}), (12, WEIGHTS)):
-        own_checkpoint(tmp_path / "checkpoints" / f"{step:08d}" / "state", weights)
-        (tmp_path / "checkpoints" / f"{step:08d}.json").write_text("{}")
-    (tmp_path / "config.json").write_text(json.dumps({"model": asdict(CONFIG)}))
-    weights, result = loaded(tmp_path)
-    assert result.source == tmp_path / "checkpoints" / "00000012" / "state"
-    assert all(np.array_equal(weights[name], WEIGHTS[name]) for name in WEIGHTS)
-    (tmp_path / "config.json").write_text(json.dumps({"model": {**asdict(CONFIG), "num_attention_heads": 4}}))
-    refuse(tmp_path, UsageError, "num_attention_heads", "config.json")
+@pytest.mark.parametrize("named", ["", "/model.ckpt-2"], ids=["folder", "prefix"])
+def test_a_checkpoint_in_a_store_is_read_as_one_on_disk(named: str, tmp_path: Path) -> None:
+    storage, scratch = MemoryStorage(), tmp_path / "scratch"
+    scratch.mkdir()
+    tf1_checkpoint(tmp_path / "disk" / "model.ckpt-2", WEIGHTS)
+    (tmp_path / "disk" / "bert_config.json").write_text(json.dumps(asdict(CONFIG)))
+    store_files(storage, tmp_path / "disk", "s3://models/bert")
+    model = Bert(CONFIG, seed=1)
+    result = load_initial_weights(storage, model, f"s3://models/bert{named}", scratch)
+    assert (result.naming, result.loaded) == ("tf1", tuple(WEIGHTS))
+    assert [name for name, weight in model.weights.items() if not np.array_equal(weight.numpy(), WEIGHTS[name])] == []
+    assert not list(scratch.iterdir())
+    with pytest.raises(UsageError, match="num_attention_heads: expected 2"):
+        load_initial_weights(storage, Bert(replace(CONFIG, num_attention_heads=2)), "s3://models/bert", scratch)
