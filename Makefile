@@ -52,6 +52,10 @@ LOCK := $(BIN)/uv pip compile --generate-hashes --no-python-downloads --python-p
 lock: $(INSTALLED)  ## Resolve the dependencies of pyproject.toml anew
 	$(LOCK) --python-version 3.11 pyproject.toml --all-extras --group dev -o requirements.lock
 	$(LOCK) --python-version 3.10 --group pyproject.toml:tf215 -o requirements-tf215.lock
+	$(LOCK) --python-version 3.11 pyproject.toml --extra airflow --extra celery --extra server --group installing -c requirements.lock -o docker/airflow.lock
+	$(LOCK) --python-version 3.11 pyproject.toml --extra training -c requirements.lock -o docker/worker.lock
+	$(LOCK) --python-version 3.11 --group pyproject.toml:gpu -c requirements.lock -o docker/gpu.lock
+	$(LOCK) --python-version 3.10 --group pyproject.toml:gaudi -c requirements-tf215.lock -o docker/gaudi.lock
 
 clean:  ## Remove the environment, the demo's state and all caches
 	rm -rf $(INSTALLED) $(DEPENDENCIES) $(VENV) $(TF215_DEPENDENCIES) $(TF215) .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
