@@ -118,7 +118,7 @@ def refresh_packed_dataset() -> None:
             stages.check_request(params)
         return stages.list_shards(params, settings.parallel_tasks)
 
-    @task
+    @task(pool=settings.store_pool)
     def scan(group: list[dict[str, Any]], *, params: dict[str, Any]) -> None:
         """Index new raw shards."""
         stages.scan_group(group, params)
@@ -132,7 +132,7 @@ def refresh_packed_dataset() -> None:
         context["ti"].xcom_push(key="solved", value=solved)
         return writes
 
-    @task
+    @task(pool=settings.store_pool)
     def write(group: dict[str, Any], *, params: dict[str, Any]) -> None:
         """Write packed shards."""
         stages.write_group(group, params)

@@ -15,6 +15,7 @@ class Settings:
     destination: str
     schedule: str | None
     parallel_tasks: int
+    store_pool: str
     train_model: str
     train_model_dir: str
     train_vocab_size: int
@@ -34,6 +35,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         destination=get("DESTINATION", ""),
         schedule=get("SCHEDULE", "") or None,
         parallel_tasks=int(get("PARALLEL_TASKS", "4")),
+        store_pool=get("STORE_POOL", "default_pool"),
         train_model=get("TRAIN_MODEL", "base"),
         train_model_dir=get("TRAIN_MODEL_DIR", ""),
         train_vocab_size=int(get("TRAIN_VOCAB_SIZE", "30522")),

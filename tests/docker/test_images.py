@@ -87,7 +87,14 @@ def test_what_is_copied_is_there_and_nothing_else_reaches_the_builder() -> None:
         assert (REPOSITORY / path).exists(), path
         assert reaches_the_builder(path), path
     assert reaches_the_builder("packing/adapters/s3.py")
-    for path in (".git/config", ".venv/bin/python", ".demo/airflow", "docker/.env", "packing/__pycache__/a.pyc", "tests/x"):
+    for path in (
+        ".git/config",
+        ".venv/bin/python",
+        ".demo/airflow",
+        "docker/.env",
+        "packing/__pycache__/a.pyc",
+        "tests/x",
+    ):
         assert not reaches_the_builder(path), path
 
 
@@ -97,7 +104,9 @@ def test_the_commands_that_images_run_by_themselves_work(name: str) -> None:
     assert re.fullmatch(r'\["python", "-m", "(packing|training)", "--help"\]', command)
     module = command.split('"')[5]
     entrypoint = [str(DOCKER / "entrypoint.sh")] if IMAGES[name].all("ENTRYPOINT") else []
-    done = subprocess.run([*entrypoint, sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*entrypoint, sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
     assert f"python -m {module}" in done.stdout
 
 
