@@ -15,7 +15,7 @@ import yaml
 from tests.docker.airflow_options import is_option
 from tests.docker.images import DOCKER, IMAGES, pins
 from tests.docker.stack import env_file
-from training.launchers.config import _SECRET_VARIABLE, LaunchConfig
+from training.launchers.config import _SECRET_VARIABLE, LaunchConfig, quantity_bytes
 from training.launchers.kubernetes import GPU
 
 VALUES: dict[str, Any] = yaml.safe_load((DOCKER / "helm-values.yaml").read_text(encoding="utf-8"))
@@ -76,6 +76,20 @@ def test_secrets_are_references() -> None:
     # The chart would otherwise make keys of its own, new ones each time, and a user whose password is known.
     assert {"fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"} <= VALUES.keys()
     assert VALUES["createUserJob"] == {"enabled": False}
+
+
+def resources(values: Any) -> Iterator[dict[str, dict[str, str]]]:
+    """Every `resources` among the values."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        yield from [value] if key == "resources" else resources(value)
+
+
+def test_what_pods_ask_for_is_no_more_than_what_they_may_take() -> None:
+    found = list(resources(VALUES))
+    assert len(found) == 5
+    for each in found:
+        for name in each["limits"]:
+            assert 0 < quantity_bytes(name, each["requests"][name]) <= quantity_bytes(name, each["limits"][name])
 
 
 def test_pods_run_as_the_image_s_user() -> None:
