@@ -26,7 +26,7 @@ from tests.docker.stack import (
     references,
     service,
 )
-from training.launchers.config import _SECRET_VARIABLE
+from training.launchers.config import _SECRET_VARIABLE, quantity_bytes
 
 OURS = {name: spec for name, spec in SERVICES.items() if spec["image"].startswith("stowage-")}
 AIRFLOW = {name: spec for name, spec in OURS.items() if "AIRFLOW__CORE__AUTH_MANAGER" in spec["environment"]}
@@ -170,6 +170,15 @@ def test_the_pools_that_bound_the_load_are_made() -> None:
     assert all(pool["slots"] > 0 for pool in pools.values())
     assert "airflow pools import /opt/stowage/docker/pools.json" in SERVICES["airflow-init"]["command"][2]
     assert "docker/pools.json" in IMAGES["airflow"].copied
+
+
+def test_a_worker_has_the_memory_that_a_task_asks_of_a_cluster_for_each_of_its_tasks() -> None:
+    values = yaml.safe_load((DOCKER / "helm-values.yaml").read_text())
+    task = quantity_bytes("memory", values["workers"]["kubernetes"]["resources"]["requests"]["memory"])
+    limit = SERVICES["worker"]["deploy"]["resources"]["limits"]["memory"]
+    tasks = int(SERVICES["worker"]["environment"]["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
+    # Compose's g is 2^30.
+    assert tasks * task <= quantity_bytes("memory", limit.replace("g", "Gi"))
 
 
 def test_connections_lead_to_the_services() -> None:
