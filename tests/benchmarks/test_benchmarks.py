@@ -16,7 +16,7 @@ from benchmarks.settings import REPOSITORY
 from packing.tfrecord import encode_record
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_everything_is_measured_in_a_quick_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path), "--scratch", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)

@@ -82,7 +82,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["object store: started", "MLflow: started", "refresh_packed_dataset: scan"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "object store: started",
+        "MLflow: started",
+        pytest.param("refresh_packed_dataset: scan", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_ctrl_c_leaves_no_process_behind(folder: Path, moment: str) -> None:
     with running("run", folder) as demo:
         demo.read_until(moment)
@@ -92,7 +99,7 @@ def test_ctrl_c_leaves_no_process_behind(folder: Path, moment: str) -> None:
         assert demo.output.endswith("interrupted; nothing is left running\n")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_up_serves_until_ctrl_c(folder: Path) -> None:
     with running("up", folder) as demo:
         url, password = re.search(r"(http://\S+)  user admin, password (\S+)", demo.read_until("password")).groups()  # type: ignore[union-attr]
