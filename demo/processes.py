@@ -30,6 +30,7 @@ TAIL_LINES = 30
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 
 
 def free_port() -> int:
@@ -70,8 +71,8 @@ class Supervisor:
     """Starts children with their logs in `logs`, and stops them all when its block is left, however it is left.
 
     A process has `grace` seconds to end when asked to, then it is killed. Everything that appeared below this process
-    inside the block is stopped. It must be entered in the main thread: SIGINT, SIGTERM and SIGHUP become
-    KeyboardInterrupt inside the block, and are ignored while the children are being stopped.
+    inside the block is stopped; what an outer supervisor started is not. It must be entered in the main thread: SIGINT,
+    SIGTERM and SIGHUP become KeyboardInterrupt inside the block, and are ignored while the children are being stopped.
     """
 
     def __init__(self, logs: Path, *, grace: float = GRACE_SECONDS) -> None:
@@ -80,12 +81,14 @@ class Supervisor:
         self._children: list[Child] = []
         self._handlers: dict[int, Any] = {}
         self._foreign: frozenset[int] = frozenset()
+        self._was_subreaper = False
         self._interrupted = False
         self._stopping = False
 
     def __enter__(self) -> Supervisor:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._foreign = frozenset(descendants(os.getpid()))
+        self._was_subreaper = _is_subreaper()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         # A signal can arrive between the end of the block and the first line of `_stop`.
         atexit.register(self._stop)
@@ -97,7 +100,7 @@ class Supervisor:
     ) -> None:
         self._stop()
         atexit.unregister(self._stop)
-        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        _prctl(_PR_SET_CHILD_SUBREAPER, int(self._was_subreaper))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -118,6 +121,10 @@ class Supervisor:
             raise KeyboardInterrupt
         for child in self._children:
             child.check()
+
+    def forget(self, child: Child) -> None:
+        """No longer expect a child to run, as before ending it; what it leaves is still stopped with the block."""
+        self._children.remove(child)
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, is_job: bool) -> Child:
         log = self.logs / f"{name.replace(' ', '-')}.log"
@@ -207,7 +214,13 @@ def _signal(pid: int, number: int) -> None:
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _prctl(option: int, value: int) -> None:
+def _is_subreaper() -> bool:
+    found = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found))
+    return bool(found.value)
+
+
+def _prctl(option: int, value: Any) -> None:
     if _libc is not None and _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
 

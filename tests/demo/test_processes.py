@@ -66,6 +66,32 @@ def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
             supervisor.check()
 
 
+def test_a_supervisor_inside_another_stops_its_own_and_leaves_the_rest_to_the_other(tmp_path: Path) -> None:
+    before = set(descendants(os.getpid()))
+    with Supervisor(tmp_path / "outer") as outer:
+        server = outer.start("server", python("import time; time.sleep(1000)"), os.environ)
+        with Supervisor(tmp_path / "inner") as inner:
+            inner.start("stray", python(STRAY), os.environ)
+            wait_for("ready", tmp_path / "inner" / "stray.log")
+        assert set(descendants(os.getpid())) - before == {server.process.pid}
+        outer.start("stray", python(STRAY), os.environ)
+        wait_for("ready", tmp_path / "outer" / "stray.log")
+    assert set(descendants(os.getpid())) <= before
+
+
+def test_a_forgotten_server_may_end_and_what_it_leaves_is_stopped(tmp_path: Path) -> None:
+    before = set(descendants(os.getpid()))
+    with Supervisor(tmp_path) as supervisor:
+        server = supervisor.start("stray", python(STRAY), os.environ)
+        wait_for("ready", tmp_path / "stray.log")
+        supervisor.forget(server)
+        server.process.kill()
+        server.process.wait()
+        supervisor.check()
+        assert set(descendants(os.getpid())) - before
+    assert set(descendants(os.getpid())) <= before
+
+
 def test_a_job_may_end_but_not_fail(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         supervisor.start_job("good", python("print('done')"), os.environ).wait()
