@@ -102,7 +102,8 @@ params = {
     schedule=settings.schedule,
     catchup=False,
     max_active_runs=1,  # one active refresh per destination
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": True},
+    # The first retry comes soon, as what a lost worker left undone holds up the rest; five last two or three minutes.
+    default_args={"retries": 5, "retry_delay": timedelta(seconds=3), "retry_exponential_backoff": 2.0},
     params=params,
     tags=["stowage", "packing"],
 )
