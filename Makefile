@@ -17,7 +17,7 @@ PYENV_3_10 = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/p
 PYTHON_TF215 ?= $(or $(call find_python,3.10,python3.10 $(PYENV_3_10)),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up check test test-all bench lock clean
+.PHONY: help demo up check test test-all servers bench lock clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -39,10 +39,15 @@ test: check  ## Lint, types and tests, with real servers and training
 
 # Making raw data needs a tokenizer and no TensorFlow, so it has no place in the second environment.
 # The types are checked against the library of Python 3.10, for which NumPy's stubs leave the types of arrays open.
-test-all: test $(TF215_DEPENDENCIES)  ## As test, and what takes minutes, and training on TensorFlow 2.15 too
+test-all: test servers $(TF215_DEPENDENCIES)  ## As test, and what takes minutes, and training on TensorFlow 2.15 too
 	$(BIN)/mypy --python-version 3.10 --follow-imports silent --no-warn-return-any --package training
 	$(TF215)/bin/python -m pytest -m "not exhaustive" --ignore tests/training/test_create_pretraining_data.py tests/training
 	STOWAGE_TF215_PYTHON=$(abspath $(TF215)/bin/python) $(BIN)/pytest -m exhaustive
+
+# Debian keeps PostgreSQL's programs outside of the PATH.
+servers:  ## Install PostgreSQL and Redis for the tests on Celery, if they are not there
+	@if ! { command -v redis-server && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; } >/dev/null 2>&1; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql redis-server; fi
 
 bench: $(INSTALLED)  ## Measure solvers, throughput, memory; keep the tables in benchmarks/results.md
 	@$(BIN)/python -m benchmarks --output benchmarks
