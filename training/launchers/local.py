@@ -1,0 +1,199 @@
+"""Several workers of a run as processes of this machine: `python -m training.launchers.local --workers 2 -- train ...`.
+
+What Kubernetes does for pods: each worker gets TF_CONFIG, has to listen for its peers within the start timeout, and
+takes the others with it when it fails. The chief's output is this program's; the others' lines name their worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO
+
+from packing.errors import StowageError
+from training.launchers.kubernetes import FINAL_ERRORS
+from training.preemption import PreemptedError, sigterm_requests_stop
+
+GRACE_SECONDS = 50.0
+"""From SIGTERM to SIGKILL; below the minute that Airflow gives a task that it stops."""
+
+_HOST = "127.0.0.1"
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerError(StowageError):
+    """A worker has failed, and the others were ended; `exit_status` is the worker's, as a shell would give it."""
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of the run, and the port on which it meets its peers."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def listens(self) -> bool:
+        """Whether it answers its peers."""
+        try:
+            with socket.create_connection((_HOST, self.port), timeout=1) as found:
+                # A connection to a free port can happen to be one with itself.
+                return bool(found.getsockname() != found.getpeername())
+        except OSError:
+            return False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m training` with the arguments after `--` as several workers; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.launchers.local", description=__doc__)
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
+    parser.add_argument("--start-timeout", type=float, default=600.0, metavar="S", help="for each to listen (600)")
+    parser.add_argument(
+        "--grace-seconds", type=float, default=GRACE_SECONDS, metavar="S", help=f"to save ({GRACE_SECONDS:g})"
+    )
+    parser.add_argument("arguments", nargs="+", metavar="ARGUMENT", help="of `python -m training`, after --")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
+    command = [sys.executable, "-m", "training", *options.arguments]
+    limits = {"start_timeout": options.start_timeout, "grace_seconds": options.grace_seconds}
+    try:
+        run_workers(command, options.workers, **limits)
+    except StowageError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return exc.exit_status
+    return 0
+
+
+def run_workers(
+    command: Sequence[str], workers: int, *, start_timeout: float, grace_seconds: float = GRACE_SECONDS
+) -> None:
+    """Run `command` as `workers` processes and wait for all; raises WorkerError if one fails, after ending the others.
+
+    SIGTERM is passed on to all of them. Main thread only.
+    """
+    started: list[Worker] = []
+    printers: list[threading.Thread] = []
+    with sigterm_requests_stop() as stop_requested:
+        try:
+            for index, tf_config in enumerate(cluster(workers)):
+                started.append(_start(command, tf_config, index, printers))
+            _wait(started, start_timeout, stop_requested)
+        finally:
+            _end(started, grace_seconds)
+            for printer in printers:
+                printer.join()
+
+
+def cluster(workers: int) -> list[str]:
+    """TF_CONFIG of each worker, on ports that are free now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
+        for free in sockets:
+            free.bind((_HOST, 0))
+        addresses = [f"{_HOST}:{free.getsockname()[1]}" for free in sockets]
+    tasks = [{"type": "worker", "index": index} for index in range(workers)]
+    return [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
+
+
+def _start(command: Sequence[str], tf_config: str, index: int, printers: list[threading.Thread]) -> Worker:
+    """The chief writes where this program does; of the others each line is printed after the worker's name."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TF_CONFIG": tf_config},
+        stdout=None if index == 0 else subprocess.PIPE,
+        stderr=None if index == 0 else subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - only prctl, which takes no lock
+    )
+    if process.stdout:
+        printers.append(threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True))
+        printers[-1].start()
+    config = json.loads(tf_config)
+    return Worker(process, int(config["cluster"]["worker"][index].rpartition(":")[2]))
+
+
+def _print_lines(index: int, lines: IO[str]) -> None:
+    with lines:
+        for line in lines:
+            sys.stderr.write(f"worker {index}: {line.rstrip()}\n")
+
+
+def _wait(workers: Sequence[Worker], start_timeout: float, stop_requested: Callable[[], bool]) -> None:
+    silent, deadline = dict(enumerate(workers)), time.monotonic() + start_timeout
+    while True:
+        statuses = [worker.process.poll() for worker in workers]
+        if any(statuses):
+            raise failure(statuses)
+        if all(status == 0 for status in statuses):
+            return
+        if stop_requested():
+            raise WorkerError("SIGTERM: all workers are ended; run again to resume", PreemptedError.exit_status)
+        silent = {index: worker for index, worker in silent.items() if statuses[index] is None and not worker.listens}
+        if silent and time.monotonic() > deadline:
+            names = ", ".join(map(str, silent))
+            raise WorkerError(
+                f"worker {names} of {len(workers)} does not listen for its peers {start_timeout:g} s after its start; "
+                "all are ended; see what it printed, and run again to resume"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def failure(statuses: Sequence[int | None]) -> WorkerError:
+    """Blames a worker whose failure no retry helps, else one that did not just lose its peers."""
+
+    def rank(index: int) -> int:
+        if statuses[index] in [error.exit_status for error in FINAL_ERRORS]:
+            return 0
+        return 2 if statuses[index] == PreemptedError.exit_status else 1
+
+    index = min((index for index, status in enumerate(statuses) if status), key=rank)
+    status = statuses[index] or 0
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    again = "" if rank(index) == 0 else "; run again to resume"
+    message = f"worker {index} of {len(statuses)} {how}; the others are ended{again}"
+    return WorkerError(message, 128 - status if status < 0 else status)
+
+
+def _end(workers: Sequence[Worker], grace_seconds: float) -> None:
+    """SIGTERM to those that still run, SIGKILL after the grace."""
+    deadline = time.monotonic() + grace_seconds
+    running = [worker.process for worker in workers if worker.process.poll() is None]
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logger.warning("process %d has not ended %g s after SIGTERM: killing it", process.pid, grace_seconds)
+            process.kill()
+            process.wait()
+
+
+def end_with_parent() -> None:
+    """In a new process: have Linux send it SIGTERM when its parent is killed, as a retry will use the same folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
