@@ -1,9 +1,9 @@
 """### Pretrain BERT on a packed dataset
 
 Runs when `refresh_packed_dataset` commits a new version of the packed dataset below the configured destination, or by
-hand with the URI of a **manifest**. Training runs in a process of its own and is an MLflow run in the experiment
-`bert-pretraining` that names its recipe and manifest. A task that is stopped saves a checkpoint, and its retry goes on
-from there.
+hand with the URI of a **manifest**. Training runs in processes of its own, or as a Kubernetes Job on GPUs or Gaudi
+cards (**launcher**), and is an MLflow run in the experiment `bert-pretraining` that names its recipe and manifest. A
+task that is stopped saves a checkpoint, and its retry goes on from there; a Job that still runs is found again.
 
 With **compare**, a short training on the packs and on the same sequences padded (or bucketed by length) comes first;
 its MLflow run has the measured speed-up beside the recipe's packing factor, and the loss curves of both over sequences
@@ -108,7 +108,7 @@ params = {
     "strategy": Param(
         "cpu",
         enum=["cpu", "mirrored", "hpu"],
-        description="Where to compute: `mirrored` is all GPUs.",
+        description="Where one local process computes: `mirrored` is all GPUs. Other launches decide it themselves.",
         section="Device",
     ),
     "compute_dtype": Param(
@@ -116,6 +116,40 @@ params = {
     ),
     "xla": Param(
         default=False, type="boolean", description="Compile forward and backward pass with XLA.", section="Device"
+    ),
+    "launcher": Param(
+        settings.train_launcher,
+        enum=["local", "kubernetes-gpu", "kubernetes-gaudi"],
+        description="Processes of Airflow's worker, or a Job on the cluster of `kubernetes_default`.",
+        section="Launch",
+    ),
+    "image": Param(
+        settings.train_image or None,
+        type=["null", "string"],
+        description="Of the cluster's workers; empty for the launcher's own.",
+        section="Launch",
+    ),
+    "namespace": Param(
+        None,
+        type=["null", "string"],
+        description="Of the Job; empty for the one of `kubernetes_default`.",
+        section="Launch",
+    ),
+    "workers": Param(
+        1,
+        type="integer",
+        minimum=1,
+        description="Processes or pods that train together; a comparison has one.",
+        section="Launch",
+    ),
+    "devices": Param(1, type="integer", minimum=1, description="GPUs or Gaudi cards of each pod.", section="Launch"),
+    "launch_options": Param(
+        settings.train_launch_options or None,
+        type=["null", "string"],
+        title="Further options",
+        description="Of `python -m training render`, such as --secret-env AWS_ACCESS_KEY_ID=s3:id --start-timeout 900; "
+        "secrets by reference only.",
+        section="Launch",
     ),
     "compare": Param(
         "no",
@@ -146,6 +180,7 @@ TRAINED = (
     "eval_every",
     "target_mlm_accuracy",
 )
+LAUNCHED = ("image", "namespace", "devices", "launch_options")
 
 
 def from_form(*names: str) -> dict[str, str]:
@@ -192,11 +227,17 @@ def pretrain_bert() -> None:
             "steps": "{{ params.compare_steps }}",
             **from_form("raw", *COMPARED),
         },
+        launcher="{{ params.launcher }}",
+        launch=from_form(*LAUNCHED),
+        pool=settings.train_pool,
     )
     train = LaunchTrainingOperator(
         task_id="train",
         command="train",
         options={"data": data["manifest"], "model_dir": data["model_dir"], **from_form(*TRAINED)},
+        launcher="{{ params.launcher }}",
+        launch=from_form("workers", *LAUNCHED),
+        pool=settings.train_pool,
         trigger_rule="none_failed",
     )
     data >> is_compared() >> compare >> train

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from packing.errors import StorageError, StowageError, TrackingError
+from packing.errors import StorageError, StowageError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     from packing.ports import Storage, Tracker
 
 AWS_CONNECTION = "aws_default"
 MLFLOW_CONNECTION = "mlflow_default"
+KUBERNETES_CONNECTION = "kubernetes_default"
 
 
 def open_storage() -> Storage:
@@ -46,6 +47,19 @@ def mlflow_uri() -> str:
     return f"{connection.schema or connection.conn_type}://{connection.host}{port}"
 
 
+def public_environment() -> dict[str, str]:
+    """Where the store and MLflow are; no secrets."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook(aws_conn_id=AWS_CONNECTION)
+    values = {
+        "AWS_ENDPOINT_URL": hook.conn_config.get_service_endpoint_url("s3"),
+        "AWS_DEFAULT_REGION": hook.region_name,
+        "MLFLOW_TRACKING_URI": mlflow_uri(),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
 def training_environment() -> dict[str, str]:
     """What a training process needs to reach the store and MLflow; secrets pass through its environment only."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -58,11 +72,20 @@ def training_environment() -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": credentials.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
         "AWS_SESSION_TOKEN": credentials.token,
-        "AWS_ENDPOINT_URL": hook.conn_config.get_service_endpoint_url("s3"),
-        "AWS_DEFAULT_REGION": hook.region_name,
-        "MLFLOW_TRACKING_URI": mlflow_uri(),
     }
-    return {name: value for name, value in values.items() if value}
+    return {**{name: value for name, value in values.items() if value}, **public_environment()}
+
+
+def kubernetes_namespace() -> str:
+    """The namespace of `kubernetes_default`, where a run does not say another."""
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = Connection.get(KUBERNETES_CONNECTION)
+    except AirflowNotFoundException as exc:
+        raise UsageError(f"connection {KUBERNETES_CONNECTION}: expected one, found none; set it in Airflow") from exc
+    return connection.extra_dejson.get("namespace") or "default"
 
 
 @contextmanager

@@ -1,120 +1,129 @@
-"""Training in a process of its own: importing TensorFlow into a task costs 9 CPU-seconds and 700 MB."""
+"""Training outside the task's own process: importing TensorFlow there costs 9 CPU-seconds and 700 MB."""
 
 from __future__ import annotations
 
-import ctypes
+import asyncio
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from stowage_airflow.connections import task_errors, training_environment
+from stowage_airflow.connections import kubernetes_namespace, public_environment, task_errors, training_environment
+from stowage_airflow.launch import LOCAL, TaskKey, as_arguments, check_launcher, plan_launch, strategy
+from stowage_airflow.links import MlflowRunLink
+from stowage_airflow.observe import NO_RETRY_STATUSES
+from stowage_airflow.process import TaskProcess
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-NO_RETRY_STATUSES = (2, 3, 4)
-"""Wrong usage, bad input, failed verification: a retry would fail in the same way."""
-
-_GRACE_SECONDS = 60
-_POLL_SECONDS = 0.2
-_PR_SET_PDEATHSIG = 1
+    from stowage_airflow.launch import Launch
 
 
 class LaunchTrainingOperator(BaseOperator):
-    """Run a `command` of `python -m training` with `options` on this machine and return the figures that it prints.
+    """Run a `command` of `python -m training` with `options` where `launcher` says; returns the figures that it prints.
 
-    The process gets the store's and MLflow's connections through its environment. It is stopped with SIGTERM when the
-    task is; it then saves a checkpoint and exits with status 42, from which a retry resumes.
+    `launcher` is "local" (processes of this machine) or one of `python -m training render`, whose options `launch` has
+    by name. A run that is stopped saves a checkpoint and ends with status 42, from which a retry resumes. Statuses 2, 3
+    and 4 fail without retries, as do refusals of the cluster that stay. While a cluster computes, the task is deferred.
     """
 
-    template_fields: Sequence[str] = ("options",)
+    template_fields: Sequence[str] = ("launcher", "options", "launch")
+    operator_extra_links = (MlflowRunLink(),)
 
-    def __init__(self, *, command: str, options: Mapping[str, Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        command: str,
+        options: Mapping[str, Any],
+        launcher: str = LOCAL,
+        launch: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.command = command
         self.options = dict(options)
-        self._process: subprocess.Popen[str] | None = None
+        self.launcher = launcher
+        self.launch = dict(launch or {})
+        self._process: TaskProcess | None = None
+        self._stopped = False
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - the signature is Airflow's
-        """Stream the process's output into the task's log; its last line is the result."""
-        command = [sys.executable, "-m", "training", self.command, "--json", *_arguments(self.options)]
+    def execute(self, context: Context) -> dict[str, Any]:
+        """The figures of a local run; a task that launches elsewhere is deferred to TrainingTrigger."""
+        with task_errors():
+            check_launcher(self.launcher)
+        if self.launcher == LOCAL:
+            return self._run_here()
+        return self._run_elsewhere(context)
+
+    def _run_here(self) -> dict[str, Any]:
+        workers = int(self.launch.get("workers") or 1)
+        module = ["training"] if workers == 1 else ["training.launchers.local", "--workers", str(workers), "--"]
+        command = [sys.executable, "-m", *module, *self._arguments(workers)]
         with task_errors():
             environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
         self.log.info("starting %s", " ".join(command[1:]))
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
-        )
-        with ThreadPoolExecutor(1) as pool:
-            progress = pool.submit(self._log_lines, self._process.stderr)
-            try:
-                result = self._log_lines(self._process.stdout)
-                # Not wait(): on_kill may run inside it, in a signal's handler, and would wait for its lock for ever.
-                while (status := self._process.poll()) is None:
-                    time.sleep(_POLL_SECONDS)
-            finally:
-                self.on_kill()
-        _raise_for(status, progress.result())
+        self._process = TaskProcess(command, environment)
+        status, result, message = self._process.run()
+        if status in NO_RETRY_STATUSES:
+            raise AirflowFailException(f"training ended with status {status}: {message}")
+        if status:
+            raise AirflowException(f"training ended with status {status}: {message}")
         return _parse(result)
 
-    def _log_lines(self, lines: Iterable[str] | None) -> str:
-        """Pass on what the process prints, as it does; returns the last line."""
-        last = ""
-        for line in lines or ():
-            last = line.rstrip()
-            self.log.info("%s", last)
-        return last
+    def _run_elsewhere(self, context: Context) -> NoReturn:
+        from stowage_airflow.triggers import TrainingTrigger
+
+        task = context["ti"]
+        with task_errors():
+            fields = {**self.launch, "namespace": self.launch.get("namespace") or kubernetes_namespace()}
+            launch = plan_launch(
+                self.launcher,
+                fields,
+                ["python", "-m", "training", *self._arguments(int(fields.get("workers") or 1))],
+                key=TaskKey(task.dag_id, task.task_id, task.run_id, -1 if task.map_index is None else task.map_index),
+                environment=public_environment(),
+            )
+        asyncio.run(self._start(launch))
+        config = launch.config
+        trigger = TrainingTrigger(
+            namespace=config.namespace,
+            name=config.name,
+            workers=config.workers,
+            start_timeout=config.start_timeout,
+        )
+        self.defer(trigger=trigger, method_name=self.finish.__name__)
+
+    async def _start(self, launch: Launch) -> None:
+        from stowage_airflow.cluster import open_cluster
+        from stowage_airflow.launching import start
+
+        async with open_cluster(launch.config.namespace) as cluster:
+            await start(cluster, launch, lambda: self._stopped)
+
+    def finish(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - as Airflow calls it
+        """The figures of a run that TrainingTrigger has seen end."""
+        from stowage_airflow.triggers import DONE, FAILED
+
+        if event["outcome"] == DONE:
+            return dict(event["figures"])
+        raise (AirflowFailException if event["outcome"] == FAILED else AirflowException)(event["message"])
+
+    def _arguments(self, workers: int) -> list[str]:
+        given = {**self.options}
+        if chosen := strategy(self.launcher, workers):
+            given["strategy"] = chosen
+        return [self.command, "--json", *as_arguments(given)]
 
     def on_kill(self) -> None:
-        """Stop the process and all that it started."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-
-def _end_with_parent() -> None:
-    """Have Linux send SIGTERM to this process when the task's is killed, as a retry will use the same folder."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _arguments(options: Mapping[str, Any]) -> list[str]:
-    """Command-line options: True is a flag, False and None are left out."""
-    arguments = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            arguments.append(flag)
-        elif value is not None and value is not False and value != "":
-            arguments += [flag, str(value)]
-    return arguments
-
-
-def _raise_for(status: int, last: str) -> None:
-    if status in NO_RETRY_STATUSES:
-        raise AirflowFailException(f"training ended with status {status}: {last}")
-    if status:
-        raise AirflowException(f"training ended with status {status}: {last}")
+        """Stop the process, or what is being launched; a deferred task's Job is deleted by its trigger."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.stop()
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -22,6 +22,10 @@ class Settings:
     train_steps: int
     train_sequences_per_step: int
     train_learning_rate: float
+    train_launcher: str
+    train_image: str
+    train_launch_options: str
+    train_pool: str
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -42,4 +46,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         train_steps=int(get("TRAIN_STEPS", "1000")),
         train_sequences_per_step=int(get("TRAIN_SEQUENCES_PER_STEP", "256")),
         train_learning_rate=float(get("TRAIN_LEARNING_RATE", "4.25e-4")),
+        train_launcher=get("TRAIN_LAUNCHER", "local"),
+        train_image=get("TRAIN_IMAGE", ""),
+        train_launch_options=get("TRAIN_LAUNCH_OPTIONS", ""),
+        train_pool=get("TRAIN_POOL", "default_pool"),
     )

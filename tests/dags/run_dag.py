@@ -27,7 +27,12 @@ def run(dag: Any, conf: dict[str, Any]) -> dict[str, Any]:
     tasks: dict[str, list[str]] = {}
     for instance in finished.get_task_instances():
         tasks.setdefault(instance.task_id, []).append(str(instance.state))
-    return {"state": str(finished.state), "tasks": tasks, "events": asset_events(finished.run_id)}
+    return {
+        "state": str(finished.state),
+        "tasks": tasks,
+        "events": asset_events(finished.run_id),
+        "xcoms": xcoms(finished.run_id),
+    }
 
 
 def asset_events(run_id: str) -> list[dict[str, Any]]:
@@ -38,6 +43,16 @@ def asset_events(run_id: str) -> list[dict[str, Any]]:
     with create_session() as session:
         events = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run_id)).all()
         return [{"uri": event.asset.uri, "extra": event.extra} for event in events]
+
+
+def xcoms(run_id: str) -> list[dict[str, Any]]:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.scalars(select(XComModel).where(XComModel.run_id == run_id)).all()
+        return [{"task": entry.task_id, "key": entry.key, "value": entry.value} for entry in found]
 
 
 if __name__ == "__main__":

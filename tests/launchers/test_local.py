@@ -97,6 +97,11 @@ def test_each_worker_knows_its_place(workers: int) -> None:
         ("os.kill(os.getpid(), 9)", 137, "was killed by SIGKILL; the others are ended; run again"),
         ("listen(); sys.exit(42)", 42, "ended with status 42; the others are ended; run again"),
         ("listen(); sys.exit(3)", 3, "ended with status 3; the others are ended"),
+        (
+            "listen(); sys.exit('error: no luck')",
+            1,
+            r"ended with status 1 \(no luck\); the others are ended; run again",
+        ),
     ],
 )
 @pytest.mark.parametrize("lost", [0, 1])
@@ -126,7 +131,7 @@ statuses = st.lists(st.sampled_from([None, 0, 1, 2, 3, 4, 5, 42, 137, -9, -15]),
 
 @given(statuses)
 def test_the_failure_that_explains_the_others_is_blamed(found: list[int | None]) -> None:
-    status = failure(found).exit_status
+    status = failure(found, [""] * len(found)).exit_status
     final = [code for code in found if code in (2, 3, 4)]
     own = [code if code > 0 else 128 - code for code in found if code not in (None, 0, 42, *final)]
     assert status in (final or own or [42])

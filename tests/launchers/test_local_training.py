@@ -64,11 +64,10 @@ def steps(lines: str) -> list[int]:
 
 def test_a_lost_worker_ends_the_run_and_the_next_one_resumes(tmp_path: Path) -> None:
     data = write_training_data(tmp_path)
-    chosen = [name for flag in ("--data", "--model") for name in (flag, data[data.index(flag) + 1])]
-    arguments = [
-        "train", *chosen, "--log-every", "1", "--json", "--strategy", "multi-worker", "--model-dir", str(tmp_path / "model"), "--steps", str(STEPS),
-        "--sequences-per-step", "8", "--checkpoint-every", "5",
-    ]  # fmt: skip
+    arguments = ["train", "--json", "--strategy", "multi-worker", "--model-dir", str(tmp_path / "model")]
+    for flag in ("--data", "--model"):
+        arguments += [flag, data[data.index(flag) + 1]]
+    arguments += ["--steps", str(STEPS), "--sequences-per-step", "8", "--checkpoint-every", "5", "--log-every", "1"]
 
     with launched(arguments) as launcher:
         worker(launcher, 1).kill()

@@ -19,8 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import IO
 
 from packing.errors import StowageError
 from training.launchers.kubernetes import FINAL_ERRORS
@@ -31,7 +29,10 @@ GRACE_SECONDS = 50.0
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.2
+_PRINTING_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+_ERROR = "error: "
+"""How `python -m training` begins the last line of a run that fails."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,25 @@ class WorkerError(StowageError):
         self.exit_status = exit_status
 
 
-@dataclass(frozen=True)
 class Worker:
-    """One process of the run, and the port on which it meets its peers."""
+    """One process of the run: worker `index`, which is to listen for its peers on `port`."""
 
-    process: subprocess.Popen[str]
-    port: int
+    def __init__(self, command: Sequence[str], tf_config: str) -> None:
+        config = json.loads(tf_config)
+        self.index: int = config["task"]["index"]
+        self.port = int(config["cluster"]["worker"][self.index].rpartition(":")[2])
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "TF_CONFIG": tf_config},
+            stdout=None if self.index == 0 else subprocess.PIPE,
+            stderr=subprocess.PIPE if self.index == 0 else subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - only prctl, which takes no lock
+        )
+        self._last_line = ""
+        self._printer = threading.Thread(target=self._print_lines, daemon=True)
+        self._printer.start()
 
     @property
     def listens(self) -> bool:
@@ -60,6 +74,17 @@ class Worker:
                 return bool(found.getsockname() != found.getpeername())
         except OSError:
             return False
+
+    def last_words(self) -> str:
+        """The error that it has ended with, if it has named one; waits until all that it printed is passed on."""
+        self._printer.join(_PRINTING_SECONDS)
+        return self._last_line if self._last_line.startswith(_ERROR) else ""
+
+    def _print_lines(self) -> None:
+        name = "" if self.index == 0 else f"worker {self.index}: "
+        for line in self.process.stderr or self.process.stdout or ():
+            self._last_line = line.rstrip()
+            sys.stderr.write(f"{name}{self._last_line}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_workers(command, options.workers, **limits)
     except StowageError as exc:
-        sys.stderr.write(f"error: {exc}\n")
+        sys.stderr.write(f"{_ERROR}{exc}\n")
         return exc.exit_status
     return 0
 
@@ -91,16 +116,14 @@ def run_workers(
     SIGTERM is passed on to all of them. Main thread only.
     """
     started: list[Worker] = []
-    printers: list[threading.Thread] = []
     with sigterm_requests_stop() as stop_requested:
         try:
-            for index, tf_config in enumerate(cluster(workers)):
-                started.append(_start(command, tf_config, index, printers))
+            started.extend(Worker(command, tf_config) for tf_config in cluster(workers))
             _wait(started, start_timeout, stop_requested)
         finally:
             _end(started, grace_seconds)
-            for printer in printers:
-                printer.join()
+            for worker in started:
+                worker.last_words()
 
 
 def cluster(workers: int) -> list[str]:
@@ -114,36 +137,12 @@ def cluster(workers: int) -> list[str]:
     return [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
 
 
-def _start(command: Sequence[str], tf_config: str, index: int, printers: list[threading.Thread]) -> Worker:
-    """The chief writes where this program does; of the others each line is printed after the worker's name."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "TF_CONFIG": tf_config},
-        stdout=None if index == 0 else subprocess.PIPE,
-        stderr=None if index == 0 else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        preexec_fn=end_with_parent,  # noqa: PLW1509 - only prctl, which takes no lock
-    )
-    if process.stdout:
-        printers.append(threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True))
-        printers[-1].start()
-    config = json.loads(tf_config)
-    return Worker(process, int(config["cluster"]["worker"][index].rpartition(":")[2]))
-
-
-def _print_lines(index: int, lines: IO[str]) -> None:
-    with lines:
-        for line in lines:
-            sys.stderr.write(f"worker {index}: {line.rstrip()}\n")
-
-
 def _wait(workers: Sequence[Worker], start_timeout: float, stop_requested: Callable[[], bool]) -> None:
     silent, deadline = dict(enumerate(workers)), time.monotonic() + start_timeout
     while True:
         statuses = [worker.process.poll() for worker in workers]
         if any(statuses):
-            raise failure(statuses)
+            raise failure(statuses, [worker.last_words() if worker.process.poll() else "" for worker in workers])
         if all(status == 0 for status in statuses):
             return
         if stop_requested():
@@ -158,7 +157,7 @@ def _wait(workers: Sequence[Worker], start_timeout: float, stop_requested: Calla
         time.sleep(_POLL_SECONDS)
 
 
-def failure(statuses: Sequence[int | None]) -> WorkerError:
+def failure(statuses: Sequence[int | None], last_words: Sequence[str]) -> WorkerError:
     """Blames a worker whose failure no retry helps, else one that did not just lose its peers."""
 
     def rank(index: int) -> int:
@@ -169,8 +168,9 @@ def failure(statuses: Sequence[int | None]) -> WorkerError:
     index = min((index for index, status in enumerate(statuses) if status), key=rank)
     status = statuses[index] or 0
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    why = f" ({last_words[index].removeprefix(_ERROR)})" if last_words[index] else ""
     again = "" if rank(index) == 0 else "; run again to resume"
-    message = f"worker {index} of {len(statuses)} {how}; the others are ended{again}"
+    message = f"worker {index} of {len(statuses)} {how}{why}; the others are ended{again}"
     return WorkerError(message, 128 - status if status < 0 else status)
 
 

@@ -1,0 +1,134 @@
+"""What a run's Job, pods and events say: pure functions over the objects as the API server gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.launchers.kubernetes import FINAL_ERRORS, Manifest
+from training.preemption import PreemptedError
+
+NO_RETRY_STATUSES = tuple(sorted(error.exit_status for error in FINAL_ERRORS))
+"""Wrong usage, bad input, failed verification: a retry would fail in the same way."""
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
+_LONGEST_REASON = 600
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How worker `index` failed; `status` is None if its container never ran or its node took it along."""
+
+    index: int
+    status: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        """Of one line."""
+        status = "" if self.status is None else f" ended with status {self.status}"
+        reason = f" ({self.reason})" if self.reason not in ("", "Error") else ""
+        return f"worker {self.index}{status}{reason}"
+
+
+def condition(job: Manifest) -> Mapping[str, Any] | None:
+    """The condition "Complete" or "Failed" of a Job that has ended; None before."""
+    found = (job.get("status") or {}).get("conditions") or []
+    return next((c for c in found if c["type"] in ("Complete", "Failed") and c["status"] == "True"), None)
+
+
+def is_deleted(job: Manifest) -> bool:
+    """Whether somebody has deleted it; it stays until its pods have ended."""
+    return "deletionTimestamp" in job["metadata"]
+
+
+def workers_down(pods: Iterable[Manifest], workers: int) -> list[int]:
+    """The workers that neither run nor are done."""
+    up = {worker(pod) for pod in pods if pod["status"].get("phase") in ("Running", "Succeeded") and not is_deleted(pod)}
+    return [index for index in range(workers) if index not in up]
+
+
+def worker(pod: Manifest) -> int:
+    """The number of the worker that a pod is."""
+    return int(pod["metadata"]["annotations"][COMPLETION_INDEX])
+
+
+def chiefs(pods: Iterable[Manifest]) -> list[Manifest]:
+    """The pods of worker 0 that have had a container, the oldest first."""
+    found = [pod for pod in pods if worker(pod) == 0 and _terminated(pod, "running", "terminated")]
+    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def worst_failure(pods: Iterable[Manifest]) -> tuple[Manifest, Failure] | None:
+    """The failed pod that explains a failed Job: one that no retry helps, else one that did not just lose its peers."""
+    failed = [(pod, _failure(pod)) for pod in pods if pod["status"].get("phase") == "Failed"]
+    return min(failed, key=lambda found: _rank(found[1]), default=None)
+
+
+def _rank(failure: Failure) -> int:
+    if failure.status in NO_RETRY_STATUSES:
+        return 0
+    return 2 if failure.status == PreemptedError.exit_status else 1
+
+
+def _failure(pod: Manifest) -> Failure:
+    state = _terminated(pod, "terminated")
+    whole = " ".join(filter(None, [pod["status"].get("reason"), pod["status"].get("message")]))
+    return Failure(worker(pod), state.get("exitCode"), whole or state.get("reason", ""))
+
+
+def _terminated(pod: Manifest, *kinds: str) -> dict[str, Any]:
+    """The state of its only container, if it is one of `kinds`."""
+    for status in pod["status"].get("containerStatuses") or []:
+        for kind in kinds:
+            if state := status["state"].get(kind):
+                return dict(state)
+    return {}
+
+
+def reasons(pods: Iterable[Manifest], events: Sequence[Manifest], down: Sequence[int]) -> str:
+    """Why workers do not run, in the API server's own words and one line; empty if it has said nothing."""
+    said = [f"worker {worker(pod)}: {text}" for pod in pods if worker(pod) in down for text in _complaints(pod)]
+    if not said:
+        said = [_sentence(event) for event in events if event.get("type") == "Warning"]
+    distinct = " ; ".join(dict.fromkeys(said))
+    return distinct if len(distinct) <= _LONGEST_REASON else distinct[:_LONGEST_REASON] + " ..."
+
+
+def _complaints(pod: Manifest) -> list[str]:
+    """What a pod waits for: to be placed on a node, or for its image, secrets and volumes."""
+    unmet = [c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled" and c["status"] == "False"]
+    waiting = _terminated(pod, "waiting")
+    return [_sentence(found) for found in (*unmet, waiting) if found.get("message")]
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    return one_line(f"{found.get('reason', '')}: {found.get('message', '')}")
+
+
+def one_line(text: str) -> str:
+    """`text` with its line breaks and indents as single blanks."""
+    return " ".join(text.split())
+
+
+class Tail:
+    """Follows a log that is read in overlapping pieces: lines of `TIMESTAMP TEXT`, in order, from some time on."""
+
+    def __init__(self) -> None:
+        self.last_line = ""
+        self._stamp, self._seen = "", 0
+
+    def add(self, lines: Iterable[str]) -> list[str]:
+        """The texts of the lines that no earlier piece has had; several may have the same time."""
+        fresh, seen = [], 0
+        for line in lines:
+            stamp, _, text = line.partition(" ")
+            if stamp < self._stamp:
+                continue
+            seen = seen + 1 if stamp == self._stamp else 1
+            if stamp == self._stamp and seen <= self._seen:
+                continue
+            self._stamp, self._seen = stamp, seen
+            fresh.append(text)
+            self.last_line = text or self.last_line
+        return fresh

@@ -1,0 +1,69 @@
+"""A command in a process of its own, its output in the task's log while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from training.launchers.local import end_with_parent
+
+GRACE_SECONDS = 60
+"""From SIGTERM to SIGKILL."""
+
+_POLL_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class TaskProcess:
+    """One process and all that it starts, which end when it is stopped and when the task's own process does."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
+        )
+
+    def run(self) -> tuple[int, str, str]:
+        """Its exit status, and the last lines of its output and of its messages."""
+        with ThreadPoolExecutor(1) as pool:
+            progress = pool.submit(_log_lines, self._process.stderr)
+            try:
+                result = _log_lines(self._process.stdout)
+                # Not wait(): stop() may run inside it, in a signal's handler, and would wait for its lock for ever.
+                while (status := self._process.poll()) is None:
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                self.stop()
+        return status, result, progress.result()
+
+    def stop(self) -> None:
+        """SIGTERM, a grace to save, SIGKILL; nothing if it has ended."""
+        if self._process.poll() is not None:
+            return
+        os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def _log_lines(lines: Iterable[str] | None) -> str:
+    """Pass on what the process prints, as it does; returns the last line."""
+    last = ""
+    for line in lines or ():
+        last = line.rstrip()
+        log.info("%s", last)
+    return last

@@ -1,0 +1,148 @@
+"""Watches a launched run while its task is deferred: passes on its log, and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from stowage_airflow.cluster import Cluster, open_cluster
+from stowage_airflow.observe import (
+    NO_RETRY_STATUSES,
+    Tail,
+    chiefs,
+    condition,
+    is_deleted,
+    one_line,
+    reasons,
+    workers_down,
+    worst_failure,
+)
+from training.launchers.kubernetes import Manifest
+
+DONE, RETRY, FAILED = "done", "retry", "failed"
+
+_UNREACHABLE_SECONDS = 600
+_FIRST_LINES = 1000
+_OVERLAP_SECONDS = 10
+
+
+class TrainingTrigger(BaseTrigger):
+    """Fires one event: `outcome` (DONE, RETRY or FAILED), `message`, and the `figures` that the run has printed.
+
+    All workers have to run within `start_timeout` seconds, at the start and whenever some of them were replaced.
+    """
+
+    def __init__(
+        self, *, namespace: str, name: str, workers: int, start_timeout: float, poll_seconds: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.namespace, self.name, self.workers = namespace, name, workers
+        self.start_timeout, self.poll_seconds = start_timeout, poll_seconds
+        self._tails: dict[str, Tail] = {}
+        self._result = ""
+        self._read_at = 0.0
+        self._complete_at = time.monotonic()
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How a triggerer makes it again; there is no secret in it."""
+        names = ("namespace", "name", "workers", "start_timeout", "poll_seconds")
+        return f"{type(self).__module__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until the Job has ended; a short absence of the API server is only remarked upon."""
+        reached_at = self._complete_at = time.monotonic()
+        event = None
+        while event is None:
+            try:
+                async with open_cluster(self.namespace) as cluster:
+                    event = await self._poll(cluster)
+                reached_at = time.monotonic()
+            except AirflowFailException as exc:
+                event = _event(FAILED, str(exc))
+            except AirflowException as exc:
+                if time.monotonic() - reached_at > _UNREACHABLE_SECONDS:
+                    event = _event(RETRY, f"{exc}; the job may still run, and a retry looks for it")
+                else:
+                    self.log.warning("%s; asking again", exc)
+            if event is None:
+                await asyncio.sleep(self.poll_seconds)
+        yield event
+
+    async def on_kill(self) -> None:
+        """Delete the Job when the deferred task is cleared or marked as ended by a user."""
+        self.log.info("the task was stopped: deleting job %s", self.name)
+        async with open_cluster(self.namespace) as cluster:
+            await cluster.delete_job(self.name)
+
+    async def _poll(self, cluster: Cluster) -> TriggerEvent | None:
+        job = await cluster.job(self.name)
+        if job is None or is_deleted(job):
+            return _event(RETRY, f"job {self.name} was deleted; a retry starts another, which resumes")
+        pods = await cluster.pods(job)
+        await self._log_progress(cluster, pods)
+        if ended := condition(job):
+            if ended["type"] == "Complete":
+                return _event(DONE, "", self._figures())
+            return await self._failed(cluster, ended, pods)
+        down = workers_down(pods, self.workers)
+        if not down:
+            self._complete_at = time.monotonic()
+        elif time.monotonic() - self._complete_at > self.start_timeout:
+            return await self._not_started(cluster, job, pods, down)
+        return None
+
+    async def _log_progress(self, cluster: Cluster, pods: Iterable[Manifest]) -> None:
+        """Log what the chief has printed since the last time."""
+        now = time.monotonic()
+        for pod in chiefs(pods):
+            name = pod["metadata"]["name"]
+            # A triggerer that takes over does not repeat days of progress.
+            limits = {"tail_lines": _FIRST_LINES}
+            if tail := self._tails.get(name):
+                limits = {"since_seconds": int(now - self._read_at) + _OVERLAP_SECONDS}
+            tail = self._tails.setdefault(name, Tail())
+            for line in tail.add(await cluster.log(name, **limits)):
+                self.log.info("%s", line)
+                # Both streams of a container are one log, so the result need not be its last line.
+                self._result = line if line.startswith("{") else self._result
+        self._read_at = now
+
+    def _figures(self) -> dict[str, Any]:
+        """What the run has printed as its result; its work is done and kept, even if its log is not."""
+        try:
+            return dict(json.loads(self._result))
+        except ValueError:
+            self.log.warning("job %s is done, but no figures are in its log; MLflow has them", self.name)
+            return {}
+
+    async def _failed(self, cluster: Cluster, ended: Any, pods: list[Manifest]) -> TriggerEvent:
+        said = one_line(f"{ended.get('reason', '')}: {ended.get('message', '')}")
+        found = worst_failure(pods)
+        if found is None:
+            return _event(FAILED if ended.get("reason") == "DeadlineExceeded" else RETRY, f"job {self.name}: {said}")
+        pod, failure = found
+        lines = Tail()
+        lines.add(await cluster.log(pod["metadata"]["name"], tail_lines=_FIRST_LINES))
+        final = failure.status in NO_RETRY_STATUSES or ended.get("reason") == "DeadlineExceeded"
+        message = f"job {self.name}: {failure}: {lines.last_line or 'it left no log'} ({said})"
+        return _event(FAILED if final else RETRY, message)
+
+    async def _not_started(
+        self, cluster: Cluster, job: Manifest, pods: list[Manifest], down: list[int]
+    ) -> TriggerEvent:
+        """Delete the Job; without retry if the API server has said what is wrong."""
+        events = await cluster.events({job["metadata"]["uid"], *(pod["metadata"]["uid"] for pod in pods)})
+        why = reasons(pods, events, down)
+        await cluster.delete_job(self.name)
+        message = f"job {self.name}: {len(down)} of {self.workers} workers do not run after {self.start_timeout:g} s"
+        return _event(FAILED if why else RETRY, f"{message}: {why or 'no reason is known'}; the job is deleted")
+
+
+def _event(outcome: str, message: str, figures: dict[str, Any] | None = None) -> TriggerEvent:
+    return TriggerEvent({"outcome": outcome, "message": message, "figures": figures or {}})
