@@ -55,7 +55,7 @@ def worker(pod: Manifest) -> int:
 
 def chiefs(pods: Iterable[Manifest]) -> list[Manifest]:
     """The pods of worker 0 that have had a container, the oldest first."""
-    found = [pod for pod in pods if worker(pod) == 0 and _terminated(pod, "running", "terminated")]
+    found = [pod for pod in pods if worker(pod) == 0 and _state(pod, "running", "terminated")]
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
@@ -72,12 +72,12 @@ def _rank(failure: Failure) -> int:
 
 
 def _failure(pod: Manifest) -> Failure:
-    state = _terminated(pod, "terminated")
+    state = _state(pod, "terminated")
     whole = " ".join(filter(None, [pod["status"].get("reason"), pod["status"].get("message")]))
     return Failure(worker(pod), state.get("exitCode"), whole or state.get("reason", ""))
 
 
-def _terminated(pod: Manifest, *kinds: str) -> dict[str, Any]:
+def _state(pod: Manifest, *kinds: str) -> dict[str, Any]:
     """The state of its only container, if it is one of `kinds`."""
     for status in pod["status"].get("containerStatuses") or []:
         for kind in kinds:
@@ -86,19 +86,27 @@ def _terminated(pod: Manifest, *kinds: str) -> dict[str, Any]:
     return {}
 
 
-def reasons(pods: Iterable[Manifest], events: Sequence[Manifest], down: Sequence[int]) -> str:
-    """Why workers do not run, in the API server's own words and one line; empty if it has said nothing."""
-    said = [f"worker {worker(pod)}: {text}" for pod in pods if worker(pod) in down for text in _complaints(pod)]
-    if not said:
-        said = [_sentence(event) for event in events if event.get("type") == "Warning"]
-    distinct = " ; ".join(dict.fromkeys(said))
-    return distinct if len(distinct) <= _LONGEST_REASON else distinct[:_LONGEST_REASON] + " ..."
+def complaints(pods: Iterable[Manifest], down: Sequence[int]) -> str:
+    """Why the pods of workers do not run, in the API server's own words and one line; empty if it has said nothing."""
+    return _distinct(
+        f"worker {worker(pod)}: {text}" for pod in pods if worker(pod) in down for text in _complaints(pod)
+    )
+
+
+def warnings(events: Iterable[Manifest]) -> str:
+    """What has gone wrong with a Job and its pods, in one line; empty if nothing is known."""
+    return _distinct(_sentence(event) for event in events if event.get("type") == "Warning")
+
+
+def _distinct(said: Iterable[str]) -> str:
+    text = "; ".join(dict.fromkeys(said))
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " ..."
 
 
 def _complaints(pod: Manifest) -> list[str]:
     """What a pod waits for: to be placed on a node, or for its image, secrets and volumes."""
     unmet = [c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled" and c["status"] == "False"]
-    waiting = _terminated(pod, "waiting")
+    waiting = _state(pod, "waiting")
     return [_sentence(found) for found in (*unmet, waiting) if found.get("message")]
 
 

@@ -16,10 +16,11 @@ from stowage_airflow.observe import (
     NO_RETRY_STATUSES,
     Tail,
     chiefs,
+    complaints,
     condition,
     is_deleted,
     one_line,
-    reasons,
+    warnings,
     workers_down,
     worst_failure,
 )
@@ -64,7 +65,7 @@ class TrainingTrigger(BaseTrigger):
                     event = await self._poll(cluster)
                 reached_at = time.monotonic()
             except AirflowFailException as exc:
-                event = _event(FAILED, str(exc))
+                event = _event(FAILED, f"{exc}; {await self._abandon()}")
             except AirflowException as exc:
                 if time.monotonic() - reached_at > _UNREACHABLE_SECONDS:
                     event = _event(RETRY, f"{exc}; the job may still run, and a retry looks for it")
@@ -80,13 +81,32 @@ class TrainingTrigger(BaseTrigger):
         async with open_cluster(self.namespace) as cluster:
             await cluster.delete_job(self.name)
 
+    async def _abandon(self) -> str:
+        """Delete a Job that cannot be followed, as its task fails; says what became of it."""
+        try:
+            async with open_cluster(self.namespace) as cluster:
+                await cluster.delete_job(self.name)
+        except AirflowException as exc:
+            self.log.warning("%s", exc)
+            return f"job {self.name} may still run"
+        return f"job {self.name} is deleted"
+
     async def _poll(self, cluster: Cluster) -> TriggerEvent | None:
         job = await cluster.job(self.name)
         if job is None or is_deleted(job):
             return _event(RETRY, f"job {self.name} was deleted; a retry starts another, which resumes")
         pods = await cluster.pods(job)
-        await self._log_progress(cluster, pods)
-        if ended := condition(job):
+        ended = condition(job)
+        try:
+            await self._log_progress(cluster, pods)
+        except AirflowFailException:
+            raise
+        except AirflowException as exc:
+            # A node that is lost takes its log along, and its pods are to be missed all the same.
+            if ended:
+                raise
+            self.log.warning("%s; asking again", exc)
+        if ended:
             if ended["type"] == "Complete":
                 return _event(DONE, "", self._figures())
             return await self._failed(cluster, ended, pods)
@@ -137,8 +157,8 @@ class TrainingTrigger(BaseTrigger):
         self, cluster: Cluster, job: Manifest, pods: list[Manifest], down: list[int]
     ) -> TriggerEvent:
         """Delete the Job; without retry if the API server has said what is wrong."""
-        events = await cluster.events({job["metadata"]["uid"], *(pod["metadata"]["uid"] for pod in pods)})
-        why = reasons(pods, events, down)
+        uids = {job["metadata"]["uid"], *(pod["metadata"]["uid"] for pod in pods)}
+        why = complaints(pods, down) or warnings(await cluster.warnings(uids))
         await cluster.delete_job(self.name)
         message = f"job {self.name}: {len(down)} of {self.workers} workers do not run after {self.start_timeout:g} s"
         return _event(FAILED if why else RETRY, f"{message}: {why or 'no reason is known'}; the job is deleted")

@@ -1,0 +1,168 @@
+"""The training task on a cluster that fails or refuses: what it says, and whether it is tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launchers.airflow_task import FIGURES, RUN, attempt, end, fails, operator, progress, say, succeed
+from tests.launchers.cluster import EVENTS, JOBS, NAMESPACE, FakeCluster
+
+pytestmark = pytest.mark.slow  # importing Airflow and the provider takes seconds
+
+
+@pytest.mark.parametrize("status", [2, 3, 4])
+def test_a_failure_that_stays_is_not_retried(cluster: FakeCluster, status: int) -> None:
+    cluster.play = [RUN, end(1, 42, "error: another worker is gone"), RUN, end(0, status, "working", "error: no good")]
+    message = fails(operator(), retry=False)
+    assert f"worker 0 ended with status {status}: error: no good" in message
+
+
+def test_a_job_that_somebody_deletes_is_retried(cluster: FakeCluster) -> None:
+    cluster.play = [RUN, FakeCluster.delete_by_hand]
+    assert "was deleted" in fails(operator(), retry=True)
+
+
+UNSCHEDULABLE = {
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/3 nodes are available:\n3 Insufficient nvidia.com/gpu.",
+        }
+    ]
+}
+NO_IMAGE = {
+    "containerStatuses": [
+        {
+            "name": "training",
+            "image": "x",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "train:1"'}},
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (UNSCHEDULABLE, "worker 1: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+        (NO_IMAGE, 'worker 1: ImagePullBackOff: Back-off pulling image "train:1"'),
+    ],
+)
+def test_workers_that_cannot_start_end_the_run_with_the_reason(
+    cluster: FakeCluster, status: dict[str, Any], words: str
+) -> None:
+    cluster.play = [lambda c: (c.run(), c.complain(1, phase="Pending", **status))]
+    message = fails(operator(), retry=False, start_timeout=0.05)
+    assert "1 of 2 workers do not run after 0.05 s" in message
+    assert words in message
+    assert "deletionTimestamp" in cluster.job()["metadata"]
+
+
+def test_a_quota_that_the_pods_exceed_is_named(cluster: FakeCluster) -> None:
+    cluster.quota = 'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: 2, used: 8, limited: 8'
+    message = fails(operator(), retry=False, start_timeout=0.05)
+    assert "2 of 2 workers" in message
+    assert f"FailedCreate: {cluster.quota}" in message
+    assert len(cluster.all(EVENTS)) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_are_silent_are_tried_again() -> None:
+    assert "no reason is known" in fails(operator(), retry=True, start_timeout=0.05)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status", "retry"),
+    [
+        (("create", "jobs"), 403, False),
+        (("create", "jobs"), 422, False),
+        (("create", "services"), 403, False),
+        (("create", "jobs"), 503, True),
+        (("create", "services"), 500, True),
+        (("fetch", "jobs"), 401, False),
+        (("list", "pods"), 403, False),
+    ],
+)
+def test_refusals_are_passed_on_in_one_line(
+    cluster: FakeCluster, request_of: tuple[str, str], status: int, *, retry: bool
+) -> None:
+    words = 'jobs.batch is forbidden: User "me" cannot do this:\n exceeded quota'
+    cluster.refusals[request_of] = [(status, words)]
+    message = fails(operator(), retry=retry)
+    assert 'is forbidden: User "me" cannot do this: exceeded quota' in message
+    assert f"status {status}" in message
+    assert f"namespace {NAMESPACE}" in message
+    cluster.settle()
+    assert cluster.all(JOBS) == []
+
+
+def test_a_missing_namespace_is_named(cluster: FakeCluster) -> None:
+    assert 'namespaces "nowhere" not found' in fails(operator(namespace="nowhere"), retry=False)
+    assert cluster.created == []
+
+
+@pytest.mark.parametrize(
+    ("launcher", "launch", "words"),
+    [
+        ("slurm", {}, "expected one of local, kubernetes-gpu, kubernetes-gaudi, got 'slurm'"),
+        ("kubernetes-gpu", {"image": "two words"}, "image: expected"),
+        ("kubernetes-gaudi", {"devices": 8}, "devices"),
+        ("kubernetes-gpu", {"launch_options": "--no-such 1"}, "got --no-such"),
+        ("kubernetes-gpu", {"launch_options": "--env 'X"}, "as in a shell"),
+    ],
+)
+def test_what_cannot_work_is_not_sent(cluster: FakeCluster, launcher: str, launch: dict[str, Any], words: str) -> None:
+    assert words in fails(operator(launcher, **launch), retry=False)
+    assert list(cluster) == []
+
+
+def test_a_short_absence_of_the_api_server_is_waited_out(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.play = succeed()
+    cluster.refusals["list", "pods"] = [(0, ""), (500, "etcdserver: leader changed"), (503, "busy"), (0, "")]
+    assert attempt(operator()) == FIGURES
+    assert capfd.readouterr().out.count("asking again") == 2
+
+
+def test_a_log_that_is_out_of_reach_for_a_while_is_caught_up(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also the last one, which has the figures."""
+    cluster.play = [RUN, say(0, "step 1"), *succeed()[1:]]
+    cluster.refusals["fetch", "pods"] = [(0, ""), (502, "no node"), (502, "no node"), (500, "no node"), (0, "")]
+    assert attempt(operator()) == FIGURES
+    assert progress(capfd) == ["step 1", "step 3  sequences 24"]
+
+
+def test_a_job_that_cannot_be_removed_is_named(cluster: FakeCluster) -> None:
+    cluster.refusals["list", "pods"] = cluster.refusals["delete", "jobs"] = [(403, "forbidden")]
+    message = fails(operator(), retry=False)
+    assert f"job {cluster.job()['metadata']['name']} may still run" in message
+    cluster.delete_by_hand()
+
+
+def test_missing_connections_are_named(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
+    assert "connection kubernetes_default" in fails(operator(), retry=False)
+    assert list(cluster) == []
+
+
+def test_several_local_workers_are_one_process_of_the_task(cluster: FakeCluster, tmp_path: Path) -> None:
+    """What fails in them fails the task, without a retry where none can help."""
+    manifest = tmp_path / "1.json"
+    manifest.write_text("{}")
+    task = operator("local", workers=2)
+    task.options = {"data": str(manifest), "model_dir": str(tmp_path / "model")}
+    message = fails(task, retry=False)
+    assert "training ended with status 3: error: worker" in message
+    assert f"of 2 ended with status 3 ({manifest}: not a manifest" in message
+    assert list(cluster) == []
