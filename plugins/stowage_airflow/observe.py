@@ -119,11 +119,16 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def last_words(texts: Sequence[str]) -> str:
+    """Of what a failed run has printed, the error that it names, or else its last line."""
+    errors = [text for text in texts if text.startswith("error: ")]
+    return (errors or [text for text in texts if text] or ["it left no log"])[-1]
+
+
 class Tail:
     """Follows a log that is read in overlapping pieces: lines of `TIMESTAMP TEXT`, in order, from some time on."""
 
     def __init__(self) -> None:
-        self.last_line = ""
         self._stamp, self._seen = "", 0
 
     def add(self, lines: Iterable[str]) -> list[str]:
@@ -138,5 +143,4 @@ class Tail:
                 continue
             self._stamp, self._seen = stamp, seen
             fresh.append(text)
-            self.last_line = text or self.last_line
         return fresh

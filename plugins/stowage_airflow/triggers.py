@@ -19,6 +19,7 @@ from stowage_airflow.observe import (
     complaints,
     condition,
     is_deleted,
+    last_words,
     one_line,
     warnings,
     workers_down,
@@ -147,10 +148,9 @@ class TrainingTrigger(BaseTrigger):
         if found is None:
             return _event(FAILED if ended.get("reason") == "DeadlineExceeded" else RETRY, f"job {self.name}: {said}")
         pod, failure = found
-        lines = Tail()
-        lines.add(await cluster.log(pod["metadata"]["name"], tail_lines=_FIRST_LINES))
+        printed = Tail().add(await cluster.log(pod["metadata"]["name"], tail_lines=_FIRST_LINES))
         final = failure.status in NO_RETRY_STATUSES or ended.get("reason") == "DeadlineExceeded"
-        message = f"job {self.name}: {failure}: {lines.last_line or 'it left no log'} ({said})"
+        message = f"job {self.name}: {failure}: {last_words(printed)} ({said})"
         return _event(FAILED if final else RETRY, message)
 
     async def _not_started(

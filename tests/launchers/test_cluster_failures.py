@@ -15,7 +15,12 @@ pytestmark = pytest.mark.slow  # importing Airflow and the provider takes second
 
 @pytest.mark.parametrize("status", [2, 3, 4])
 def test_a_failure_that_stays_is_not_retried(cluster: FakeCluster, status: int) -> None:
-    cluster.play = [RUN, end(1, 42, "error: another worker is gone"), RUN, end(0, status, "working", "error: no good")]
+    cluster.play = [
+        RUN,
+        end(1, 42, "error: another worker is gone"),
+        RUN,
+        end(0, status, "error: no good", '{"error": "x"}'),
+    ]
     message = fails(operator(), retry=False)
     assert f"worker 0 ended with status {status}: error: no good" in message
 

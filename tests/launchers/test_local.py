@@ -98,7 +98,7 @@ def test_each_worker_knows_its_place(workers: int) -> None:
         ("listen(); sys.exit(42)", 42, "ended with status 42; the others are ended; run again"),
         ("listen(); sys.exit(3)", 3, "ended with status 3; the others are ended"),
         (
-            "listen(); sys.exit('error: no luck')",
+            "listen(); print('error: no luck', file=sys.stderr, flush=True); print({}); sys.exit(1)",
             1,
             r"ended with status 1 \(no luck\); the others are ended; run again",
         ),

@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.2
 _PRINTING_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _ERROR = "error: "
-"""How `python -m training` begins the last line of a run that fails."""
+"""How `python -m training` begins the line that says why it fails."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Worker:
             errors="replace",
             preexec_fn=end_with_parent,  # noqa: PLW1509 - only prctl, which takes no lock
         )
-        self._last_line = ""
+        self._error = ""
         self._printer = threading.Thread(target=self._print_lines, daemon=True)
         self._printer.start()
 
@@ -78,13 +78,14 @@ class Worker:
     def last_words(self) -> str:
         """The error that it has ended with, if it has named one; waits until all that it printed is passed on."""
         self._printer.join(_PRINTING_SECONDS)
-        return self._last_line if self._last_line.startswith(_ERROR) else ""
+        return self._error
 
     def _print_lines(self) -> None:
         name = "" if self.index == 0 else f"worker {self.index}: "
         for line in self.process.stderr or self.process.stdout or ():
-            self._last_line = line.rstrip()
-            sys.stderr.write(f"{name}{self._last_line}\n")
+            text = line.rstrip()
+            sys.stderr.write(f"{name}{text}\n")
+            self._error = text.removeprefix(_ERROR) if text.startswith(_ERROR) else self._error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +169,7 @@ def failure(statuses: Sequence[int | None], last_words: Sequence[str]) -> Worker
     index = min((index for index, status in enumerate(statuses) if status), key=rank)
     status = statuses[index] or 0
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    why = f" ({last_words[index].removeprefix(_ERROR)})" if last_words[index] else ""
+    why = f" ({last_words[index]})" if last_words[index] else ""
     again = "" if rank(index) == 0 else "; run again to resume"
     message = f"worker {index} of {len(statuses)} {how}{why}; the others are ended{again}"
     return WorkerError(message, 128 - status if status < 0 else status)
