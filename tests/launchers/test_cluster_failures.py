@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow  # importing Airflow and the provider takes second
 def test_a_failure_that_stays_is_not_retried(cluster: FakeCluster, status: int) -> None:
     cluster.play = [
         RUN,
-        end(1, 42, "error: another worker is gone"),
+        end(0, 42, "error: another worker is gone"),
         RUN,
-        end(0, status, "error: no good", '{"error": "x"}'),
+        end(1, status, "error: no good", '{"error": "x"}'),
     ]
     message = fails(operator(), retry=False)
-    assert f"worker 0 ended with status {status}: error: no good" in message
+    assert f"worker 1 ended with status {status}: error: no good" in message
 
 
 def test_a_job_that_somebody_deletes_is_retried(cluster: FakeCluster) -> None:
@@ -143,7 +143,7 @@ def test_a_log_that_is_out_of_reach_for_a_while_is_caught_up(
 ) -> None:
     """Also the last one, which has the figures."""
     cluster.play = [RUN, say(0, "step 1"), *succeed()[1:]]
-    cluster.refusals["fetch", "pods"] = [(0, ""), (502, "no node"), (502, "no node"), (500, "no node"), (0, "")]
+    cluster.refusals["fetch", "pods"] = [(0, ""), *[(502, "no node")] * 4, (0, "")]
     assert attempt(operator()) == FIGURES
     assert progress(capfd) == ["step 1", "step 3  sequences 24"]
 
