@@ -23,6 +23,7 @@ from training.launchers.kubernetes import Manifest
 
 _PASSING = (408, 409, 429)
 """Refusals that a later try may not meet; others below 500 are for good."""
+_LONGEST_MESSAGE = 1000
 
 
 class RefusedError(AirflowFailException):
@@ -136,9 +137,10 @@ def _api_errors(what: str) -> Iterator[None]:
 
 
 def _message(exc: ApiException) -> str:
-    """The API server's own words, if it has given some."""
+    """The API server's own words; what stands between may answer with a page instead."""
+    body = exc.body.decode(errors="replace") if isinstance(exc.body, bytes) else exc.body or ""
     try:
-        said = json.loads(exc.body or "").get("message")
-    except (ValueError, AttributeError):
-        said = None
-    return one_line(said or exc.body or exc.reason or "no reason given")
+        said = json.loads(body)["message"]
+    except (ValueError, KeyError, TypeError):
+        said = body
+    return one_line(said or exc.reason or "no reason given")[:_LONGEST_MESSAGE]

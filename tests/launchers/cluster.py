@@ -128,10 +128,8 @@ class FakeCluster(kmock.KubernetesEmulator):
         if request.resource is None or request.action is None:
             return await super()._handle(request)
         verb, kind = request.action.name.lower(), str(request.resource.plural)
-        if answers := self.refusals.get((verb, kind)):
-            status, message = answers.pop(0) if len(answers) > 1 else answers[0]
-            if status:
-                raise kmock.KubernetesError(status=status, reason="Refused", message=message)
+        if page := self._refuse(verb, kind):
+            return page
         if request.subresource == "log":
             return self._log(str(request.name), request.params)
         if verb == "create":
@@ -146,6 +144,16 @@ class FakeCluster(kmock.KubernetesEmulator):
         if verb == "create" and request.resource == JOBS:
             self._start(request.data)
         return response
+
+    def _refuse(self, verb: str, kind: str) -> aiohttp.web.Response | None:
+        """Answer in the API server's form, or with the page of a proxy in between; status 0 lets a request pass."""
+        answers = self.refusals.get((verb, kind), [(0, "")])
+        status, message = answers.pop(0) if len(answers) > 1 else answers[0]
+        if message.startswith("<"):
+            return aiohttp.web.Response(status=status, text=message, content_type="text/html")
+        if status:
+            raise kmock.KubernetesError(status=status, reason="Refused", message=message)
+        return None
 
     def _admit(self, request: kmock.Request) -> None:
         if request.namespace != NAMESPACE:

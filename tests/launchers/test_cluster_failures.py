@@ -109,6 +109,13 @@ def test_refusals_are_passed_on_in_one_line(
     assert cluster.all(JOBS) == []
 
 
+def test_a_page_of_a_proxy_is_cut_to_a_line(cluster: FakeCluster) -> None:
+    cluster.refusals["create", "jobs"] = [(502, "<html>\n  <b>Bad Gateway</b>" + "\n<!-- padding -->" * 1000)]
+    message = fails(operator(), retry=True)
+    assert "<html> <b>Bad Gateway</b> <!--" in message
+    assert len(message) < 1200
+
+
 def test_a_missing_namespace_is_named(cluster: FakeCluster) -> None:
     assert 'namespaces "nowhere" not found' in fails(operator(namespace="nowhere"), retry=False)
     assert cluster.created == []
