@@ -123,11 +123,13 @@ class TrainingTrigger(BaseTrigger):
         now = time.monotonic()
         for pod in chiefs(pods):
             name = pod["metadata"]["name"]
-            # A triggerer that takes over does not repeat days of progress.
-            limits = {"tail_lines": _FIRST_LINES}
             if tail := self._tails.get(name):
                 limits = {"since_seconds": int(now - self._read_at) + _OVERLAP_SECONDS}
-            tail = self._tails.setdefault(name, Tail())
+            else:
+                tail = self._tails[name] = Tail()
+                # A triggerer that takes over does not repeat days of progress.
+                limits = {"tail_lines": _FIRST_LINES}
+                self._result = ""
             for line in tail.add(await cluster.log(name, **limits)):
                 self.log.info("%s", line)
                 # Both streams of a container are one log, so the result need not be its last line.

@@ -105,7 +105,7 @@ def test_a_retry_replaces_a_job_that_failed(cluster: FakeCluster, monkeypatch: p
 
 
 def test_a_stopped_worker_starts_again_and_is_followed(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:
-    stopped = [say(0, "step 1"), end(0, 42, "step 2"), end(1, 42)]
+    stopped = [say(0, "step 1"), end(0, 42, "step 2", '{"error": "stopped"}'), end(1, 42)]
     cluster.play = [RUN, *stopped, RUN, lambda c: c.evict(1), RUN, lambda c: c.lose(0), RUN, *succeed()[1:]]
     assert attempt(operator(launch_options="--restarts 0")) == FIGURES
     assert progress(capfd) == ["step 1", "step 2", "step 3  sequences 24"]

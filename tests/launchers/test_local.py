@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.devices import Worker, this_worker
-from training.launchers.local import WorkerError, cluster, failure, run_workers
+from training.launchers.local import WorkerError, cluster, failure, main, run_workers
 
 WORKER = """
 import json, os, signal, socket, sys, time
@@ -53,7 +53,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     found = [int(file.read_text()) for file in tmp_path.glob("pid-*")]
     assert found
-    assert not [pid for pid in found if is_running(pid)]
+    left = [pid for pid in found if is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 def is_running(pid: int) -> bool:
@@ -112,6 +115,13 @@ def test_a_lost_worker_takes_the_others_along(folder: Path, program: str, status
         run(folder, *programs)
     assert failed.value.exit_status == status
     assert ("run again" in str(failed.value)) == (status != 3)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "x"])
+def test_a_wrong_number_of_workers_is_refused(workers: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--workers", workers, "--", "train"])
+    assert "--workers" in capfd.readouterr().err
 
 
 def test_a_worker_that_hangs_at_start_is_named(folder: Path) -> None:

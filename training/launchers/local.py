@@ -22,6 +22,7 @@ from contextlib import ExitStack
 
 from packing.errors import StowageError
 from training.launchers.kubernetes import FINAL_ERRORS
+from training.options import positive
 from training.preemption import PreemptedError, sigterm_requests_stop
 
 GRACE_SECONDS = 50.0
@@ -91,7 +92,7 @@ class Worker:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m training` with the arguments after `--` as several workers; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.launchers.local", description=__doc__)
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes (2)")
     parser.add_argument("--start-timeout", type=float, default=600.0, metavar="S", help="for each to listen (600)")
     parser.add_argument(
         "--grace-seconds", type=float, default=GRACE_SECONDS, metavar="S", help=f"to save ({GRACE_SECONDS:g})"
