@@ -108,13 +108,16 @@ def test_each_worker_knows_its_place(workers: int) -> None:
     ],
 )
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_worker_takes_the_others_along(folder: Path, program: str, status: int, how: str, lost: int) -> None:
+def test_a_lost_worker_takes_the_others_along(
+    folder: Path, caplog: pytest.LogCaptureFixture, program: str, status: int, how: str, lost: int
+) -> None:
     programs = [WAIT, WAIT]
     programs[lost] = program
     with pytest.raises(WorkerError, match=f"worker {lost} of 2 {how}") as failed:
         run(folder, *programs)
     assert failed.value.exit_status == status
     assert ("run again" in str(failed.value)) == (status != 3)
+    assert "killing it" not in caplog.text
 
 
 @pytest.mark.parametrize("workers", ["0", "-1", "x"])
