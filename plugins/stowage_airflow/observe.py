@@ -55,7 +55,7 @@ def worker(pod: Manifest) -> int:
 
 def chiefs(pods: Iterable[Manifest]) -> list[Manifest]:
     """The pods of worker 0 that have had a container, the oldest first."""
-    found = [pod for pod in pods if worker(pod) == 0 and _state(pod, "running", "terminated")]
+    found = [pod for pod in pods if worker(pod) == 0 and _state(pod, "running", "terminated") is not None]
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
@@ -72,18 +72,18 @@ def _rank(failure: Failure) -> int:
 
 
 def _failure(pod: Manifest) -> Failure:
-    state = _state(pod, "terminated")
+    state = _state(pod, "terminated") or {}
     whole = " ".join(filter(None, [pod["status"].get("reason"), pod["status"].get("message")]))
     return Failure(worker(pod), state.get("exitCode"), whole or state.get("reason", ""))
 
 
-def _state(pod: Manifest, *kinds: str) -> dict[str, Any]:
+def _state(pod: Manifest, *kinds: str) -> dict[str, Any] | None:
     """The state of its only container, if it is one of `kinds`."""
     for status in pod["status"].get("containerStatuses") or []:
         for kind in kinds:
-            if state := status["state"].get(kind):
-                return dict(state)
-    return {}
+            if kind in status["state"]:
+                return dict(status["state"][kind])
+    return None
 
 
 def complaints(pods: Iterable[Manifest], down: Sequence[int]) -> str:
@@ -106,7 +106,7 @@ def _distinct(said: Iterable[str]) -> str:
 def _complaints(pod: Manifest) -> list[str]:
     """What a pod waits for: to be placed on a node, or for its image, secrets and volumes."""
     unmet = [c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled" and c["status"] == "False"]
-    waiting = _state(pod, "waiting")
+    waiting = _state(pod, "waiting") or {}
     return [_sentence(found) for found in (*unmet, waiting) if found.get("message")]
 
 

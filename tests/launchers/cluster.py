@@ -53,7 +53,12 @@ class FakeCluster(kmock.KubernetesEmulator):
     def run(self) -> None:
         """All pods that wait are placed and start."""
         for pod in self.pods(phase="Pending"):
-            self._set(pod, phase="Running", conditions=[], containerStatuses=[_status(running={})])
+            self._set(
+                pod,
+                phase="Running",
+                conditions=[],
+                containerStatuses=[_status(running={"startedAt": "2026-01-01T00:00:00Z"})],
+            )
 
     def say(self, index: int, *lines: str) -> None:
         """Worker `index` prints lines."""

@@ -35,10 +35,18 @@ pytestmark = pytest.mark.slow  # importing Airflow and the provider takes second
 def test_a_run_gives_its_figures_and_its_progress(
     cluster: FakeCluster, launcher: str, workers: int, strategy: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cluster.play = [RUN, say(0, "step 1", "step 2"), lambda _: None, say(0, "step 2"), *succeed(workers)]
+    early: list[str] = []
+    cluster.play = [
+        RUN,
+        say(0, "step 1", "step 2"),
+        lambda _: early.extend(progress(capfd)),
+        say(0, "step 2"),
+        *succeed(workers)[1:],
+    ]
     assert attempt(operator(launcher, workers)) == FIGURES
 
-    assert progress(capfd) == ["step 1", "step 2", "step 2", "step 3  sequences 24"]
+    assert early == ["step 1", "step 2"]
+    assert progress(capfd) == ["step 2", "step 3  sequences 24"]
     command, environment = started(cluster.job(), 0)
     assert command[:5] == ["python", "-m", "training", "train", "--json"]
     assert command[-2:] == ["--strategy", strategy]
