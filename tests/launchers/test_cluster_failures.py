@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,6 +78,27 @@ def test_a_quota_that_the_pods_exceed_is_named(cluster: FakeCluster) -> None:
     assert "2 of 2 workers" in message
     assert f"FailedCreate: {cluster.quota}" in message
     assert len(cluster.all(EVENTS)) == 1
+
+
+@pytest.mark.parametrize("seconds_away", [500, 700])
+def test_a_worker_that_is_replaced_has_the_same_time_to_start(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, seconds_away: float
+) -> None:
+    """Which begins when it is gone, after whatever time of training."""
+    from stowage_airflow import triggers
+
+    now = [0.0]
+    monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def after(seconds: float, step: Any = lambda _: None) -> Any:
+        return lambda cluster: (now.__setitem__(0, now[0] + seconds), step(cluster))
+
+    back = [after(seconds_away), *succeed()]
+    cluster.play = [RUN, after(400), after(400), after(0, lambda c: c.evict(1)), *back]
+    if seconds_away < 600:
+        assert attempt(operator(), start_timeout=600) == FIGURES
+    else:
+        assert "1 of 2 workers do not run after 600 s" in fails(operator(), retry=True, start_timeout=600)
 
 
 @pytest.mark.usefixtures("cluster")

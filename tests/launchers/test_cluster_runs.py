@@ -58,6 +58,13 @@ def test_a_run_gives_its_figures_and_its_progress(
     assert len(cluster.all(SERVICES)) == (workers > 1)
 
 
+def test_a_run_whose_log_is_gone_is_done_all_the_same(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """What an earlier chief has printed is no result."""
+    cluster.play = [RUN, end(0, 42, '{"error": "stopped"}'), RUN, end(1), end(0)]
+    assert attempt(operator()) == {}
+    assert "no figures are in its log" in capfd.readouterr().out
+
+
 def test_the_service_goes_with_its_job(cluster: FakeCluster) -> None:
     cluster.play = succeed()
     attempt(operator())
