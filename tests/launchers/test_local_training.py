@@ -18,7 +18,7 @@ import pytest
 
 from tests.training.processes import REPOSITORY, write_training_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 SECONDS = 240
 STEPS = 15
