@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from demo.servers import MlflowServer, ObjectStore
 
 BUCKETS = ("raw", "packed", "mlflow")
+
+# No test fails for being slow: the machine may be busy.
+hypothesis.settings.register_profile("stowage", deadline=None)
+hypothesis.settings.load_profile("stowage")
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,8 @@ def train(
         # A run that was killed before its first checkpoint is the same run, too.
         run_id = saved.run_id if saved and saved.identity == wanted.identity else ""
         run = open_run(tracker, config, describe(wanted, strategy), data, run_id)
+        if run.run_id:
+            logger.info("MLflow run %s", run.run_id)
         sample = open_system_metrics() if run.run_id else None
         sender = stack.enter_context(tracked(run, work / "metrics", sample))
         if worker.is_chief:

@@ -23,7 +23,7 @@ def test_cut_bodies_are_resumed_where_they_ended() -> None:
     behaviour = Behaviour(CONTENT)
     with faulty_server(behaviour) as client:
 
-        @settings(deadline=None, max_examples=50)
+        @settings(max_examples=50)
         @given(st.lists(st.integers(0, 200_000), max_size=MAX_RESUMPTIONS), st.integers(0, 1000))
         def read(cuts: list[int], start: int) -> None:
             behaviour.cuts = list(cuts)
@@ -38,7 +38,7 @@ def test_a_buffer_is_filled_by_as_many_ranges_as_it_takes_and_not_a_byte_beyond(
     behaviour = Behaviour(CONTENT)
     with faulty_server(behaviour) as client:
 
-        @settings(deadline=None, max_examples=50)
+        @settings(max_examples=50)
         @given(
             st.lists(st.integers(0, 100_000), max_size=MAX_RESUMPTIONS), st.integers(0, 1000), st.integers(1, 299_000)
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.assemble import assemble_packs, pack_sizes
@@ -61,7 +61,6 @@ def check_equal(sequences: Sequence[RawSequence], packs: Sequence[Sequence[int]]
     assert assemble_packs(rows, indices, limits).tobytes() == b"".join(expected)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_packs_equal_those_of_protobuf(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 40)), min_size=1, max_size=12))

@@ -494,7 +494,7 @@ HARMLESS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_alteration_anywhere_in_a_recipe_is_found(small: Dataset, data: st.DataObject) -> None:
     path, document = data.draw(alterations(small.recipe))
@@ -504,7 +504,7 @@ def test_an_alteration_anywhere_in_a_recipe_is_found(small: Dataset, data: st.Da
         assert any(re.fullmatch(pattern, path) for pattern in HARMLESS), f"not found: {path}"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_alteration_anywhere_in_a_manifest_is_found(small: Dataset, data: st.DataObject) -> None:
     """Even without the pointer that states its digest."""

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.crc32c import address_in, crc32c_address, masked_crc_at
@@ -18,7 +18,6 @@ def compiled_crc(function: int, data: np.ndarray, begin: int) -> int:
     return masked_crc_at(function, data.ctypes.data + begin, len(data) - begin)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=5000), st.integers(0, 100))
 def test_compiled_code_finds_the_same_crc(data: bytes, begin: int) -> None:
     begin = min(begin, len(data))

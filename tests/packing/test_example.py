@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import ExampleError
@@ -48,7 +48,6 @@ def test_a_raw_example_is_read_without_its_padding(length: int, masked: int, see
     assert sequence.label == features["next_sentence_labels"][0]
 
 
-@settings(deadline=None)
 @given(sequences_of_a_pack())
 def test_a_pack_gives_its_sequences_back(sequences: list[RawSequence]) -> None:
     payload = encode_example(assemble_pack(sequences, **SHAPE))
@@ -75,7 +74,6 @@ def test_a_pack_by_hand() -> None:
     }
 
 
-@settings(deadline=None)
 @given(sequences_of_a_pack(), st.data())
 def test_no_altered_feature_of_a_pack_goes_unnoticed_as_another_layout(
     sequences: list[RawSequence], data: st.DataObject

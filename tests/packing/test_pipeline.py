@@ -60,7 +60,7 @@ def raw_reads(storage: MemoryStorage) -> set[str]:
     return {uri for kind, uri in storage.requests if kind == "read" and uri.startswith("/raw/")}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(1, 64), max_size=25), min_size=1, max_size=4),
     st.integers(1, 6),

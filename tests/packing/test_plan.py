@@ -54,7 +54,7 @@ def assignment_exists(rows: list[tuple[int, int]], strategies: Sequence[Strategy
     return False
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(dealt_rows(), st.integers(1, 12), st.integers(0, 3))
 def test_a_plan_fits_and_fails_only_if_no_assignment_exists(
     case: tuple[list[tuple[int, int]], list[Strategy]], limit: int, seed: int

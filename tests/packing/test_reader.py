@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.adapters.local import LocalStorage
@@ -57,7 +57,6 @@ def data(chunk: Chunk) -> bytes:
     return chunk.buffer[chunk.headroom :].tobytes()
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 4000), st.integers(1, 5), st.integers(0, 50))
 def test_the_chunks_are_the_range(draw: st.DataObject, chunk_bytes: int, in_flight: int, headroom: int) -> None:
     start = draw.draw(st.integers(0, len(CONTENT)))

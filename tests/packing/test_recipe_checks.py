@@ -137,7 +137,7 @@ def altered_recipes(draw: st.DrawFn) -> tuple[str, str, Any]:
     return name, path, document
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(altered_recipes())
 def test_an_alteration_anywhere_is_found_in_words_or_means_the_same(altered: tuple[str, str, Any]) -> None:
     name, path, document = altered

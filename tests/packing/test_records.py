@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import RecordError
@@ -33,7 +33,6 @@ def refuse(error: RecordError) -> None:
     raise error
 
 
-@settings(deadline=None)
 @given(st.integers(9, 4000), st.sampled_from([0, 100, 10_000]))
 def test_records_are_taken_however_the_content_is_cut(size: int, headroom: int) -> None:
     buffer = SequenceBuffer()
@@ -48,7 +47,6 @@ def test_records_are_taken_however_the_content_is_cut(size: int, headroom: int) 
     assert sequences.offsets[0] == 0
 
 
-@settings(deadline=None)
 @given(st.integers(9, 4000), st.integers(1, 4))
 def test_segments_do_not_depend_on_the_chunks(size: int, records: int) -> None:
     """A segment is the records that lie wholly within its bytes."""
@@ -84,7 +82,6 @@ def test_taking_starts_where_it_is_told() -> None:
     assert int(buffer.sequences().offsets[0]) == middle.offset
 
 
-@settings(deadline=None)
 @given(st.integers(9, 3000), st.integers(0, len(SIZES) - 1), st.sampled_from(["payload", "content"]))
 def test_a_bad_record_is_named_and_can_be_left_out(size: int, bad: int, kind: str) -> None:
     records = [encode_record(raw_example(*own)) for own in SIZES]
@@ -106,7 +103,6 @@ def test_a_bad_record_is_named_and_can_be_left_out(size: int, bad: int, kind: st
         list(take_records("s", chunks_of(data, size, 50), SequenceBuffer(), refuse))
 
 
-@settings(deadline=None)
 @given(st.integers(9, 3000), st.integers(1, len(SHARD) - 1))
 def test_a_cut_shard_is_refused_where_it_is_cut(size: int, cut: int) -> None:
     ends = [offset for offset, _ in _frames()] + [len(SHARD)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from packing.errors import ExampleError
@@ -135,13 +135,11 @@ def test_every_record_that_writers_make_is_taken(seed: int) -> None:
     assert (position, len(sequences)) == (len(data), 200)
 
 
-@settings(deadline=None)
 @given(valid_features(), st.permutations(list(GOOD)))
 def test_valid_features_in_any_order_are_taken(features: dict[str, list[Any]], order: list[str]) -> None:
     assert is_taken(example(features, order=order))
 
 
-@settings(deadline=None)
 @given(valid_features(), st.data())
 def test_both_paths_agree_on_altered_values_and_encodings(features: dict[str, list[Any]], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(features)))
@@ -159,7 +157,6 @@ def test_both_paths_agree_on_altered_values_and_encodings(features: dict[str, li
     event(f"taken: {taken}")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 10), st.data())
 def test_both_paths_agree_on_damaged_payloads(length: int, masked: int, data: st.DataObject) -> None:
     payload = bytearray(raw_example(length, min(length, masked)))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.solvers.bounds import Bound, cheap_bound, sequence_bound, token_bound, with_long_sequences
@@ -21,21 +21,18 @@ def all_bounds(histogram: Histogram, k: int) -> list[Bound]:
     ]
 
 
-@settings(deadline=None)
 @given(tiny_histograms, max_sequences)
 def test_no_bound_exceeds_the_optimum(histogram: Histogram, k: int) -> None:
     optimum = fewest_packs(histogram.counts, k)
     assert all(bound.packs <= optimum for bound in all_bounds(histogram, k))
 
 
-@settings(deadline=None)
 @given(small_histograms, max_sequences)
 def test_every_certificate_proves_its_bound(histogram: Histogram, k: int) -> None:
     for bound in all_bounds(histogram, k):
         assert check_certificate(histogram, k, bound.certificate) == bound.packs
 
 
-@settings(deadline=None)
 @given(small_histograms, max_sequences)
 def test_the_bounds_are_as_strong_as_their_formulas(histogram: Histogram, k: int) -> None:
     capacity = histogram.max_sequence_length
@@ -57,7 +54,6 @@ def test_a_full_sequence_takes_the_place_of_many() -> None:
     assert with_long_sequences(histogram, sequence_bound(histogram, 4)).packs == 4
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(0, 6))
 def test_completions_are_the_best_and_add_up(prices: list[int], k: int) -> None:
     by_length = np.array([0, *prices], dtype=np.int64)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import VerificationError
@@ -52,7 +52,6 @@ def test_a_certificate_proves_its_bound() -> None:
     assert check_certificate(HISTOGRAM, 2, replace(token_prices, best_pack_value=14)) == 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9).map(tuple), max_sequences)
 def test_best_pack_value_is_checked_exactly(prices: tuple[int, ...], k: int) -> None:
     histogram = Histogram((1,) * len(prices))
@@ -64,7 +63,6 @@ def test_best_pack_value_is_checked_exactly(prices: tuple[int, ...], k: int) -> 
             check_certificate(histogram, k, Certificate(prices, best - 1))
 
 
-@settings(deadline=None)
 @given(max_sequences)
 def test_prices_beyond_64_bits_are_exact(k: int) -> None:
     huge = 2**70

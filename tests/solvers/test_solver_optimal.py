@@ -24,7 +24,6 @@ def published(name: str) -> Histogram:
     return Histogram(tuple(json.loads(path.read_text())["counts"]))
 
 
-@settings(deadline=None)
 @given(tiny_histograms, max_sequences)
 def test_bound_optimum_and_packs_are_in_order(histogram: Histogram, k: int) -> None:
     solution = solve(histogram, k)
@@ -32,7 +31,6 @@ def test_bound_optimum_and_packs_are_in_order(histogram: Histogram, k: int) -> N
     assert solution.lower_bound <= optimum <= solution.packs <= optimum + 1
 
 
-@settings(deadline=None)
 @given(small_histograms, max_sequences, st.sampled_from(("optimal", "spfhp", "lpfhp")))
 def test_every_solver_gives_a_checked_canonical_answer(histogram: Histogram, k: int, solver: str) -> None:
     solution = solve(histogram, k, solver)
@@ -43,7 +41,7 @@ def test_every_solver_gives_a_checked_canonical_answer(histogram: Histogram, k: 
     assert solution.gap >= 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(small_histograms, max_sequences)
 def test_the_same_histogram_has_the_same_answer(histogram: Histogram, k: int) -> None:
     first, second = solve(histogram, k), solve(histogram, k)

@@ -30,7 +30,6 @@ def long_histogram(seed: int, capacity: int, sequences: int) -> Histogram:
     return Histogram.of_lengths(np.clip(lengths, 1, capacity), capacity)
 
 
-@settings(deadline=None)
 @given(tiny_histograms, max_sequences)
 def test_the_tail_search_finds_the_optimum_and_nothing_better(histogram: Histogram, k: int) -> None:
     optimum = fewest_packs(histogram.counts, k)
@@ -47,7 +46,6 @@ def test_the_tail_search_gives_up_after_its_steps() -> None:
     assert pack_tail(histogram, 5, 16, steps=200) is not None
 
 
-@settings(deadline=None)
 @given(small_histograms, max_sequences, st.integers(0, 30), st.integers(0, 20))
 def test_exact_fills_are_sound_and_account_for_the_rest(histogram: Histogram, k: int, last: int, extra: int) -> None:
     aim = -(-histogram.tokens // histogram.max_sequence_length) + extra
@@ -73,7 +71,6 @@ def test_exact_fills_end_when_the_aim_is_out_of_reach() -> None:
     assert fill_exactly(histogram, 3, 100, last_packs=0, tolerance=0) is not None
 
 
-@settings(deadline=None)
 @given(small_histograms, st.data())
 def test_merging_rounds_lengths_up_and_splitting_refines(histogram: Histogram, data: st.DataObject) -> None:
     capacity = histogram.max_sequence_length
@@ -101,7 +98,7 @@ def test_many_lengths_are_merged_and_still_proven(k: int, capacity: int, most_ma
     assert solution.gap <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(small_histograms, max_sequences)
 def test_every_dive_yields_sound_packings(histogram: Histogram, k: int) -> None:
     merged = relax(histogram, k, cheap_bound(histogram, k), Effort())

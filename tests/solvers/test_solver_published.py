@@ -28,14 +28,13 @@ def number_of_packs(strategies: list[Strategy]) -> int:
     return sum(strategy.count for strategy in strategies)
 
 
-@settings(deadline=None)
 @given(small_histograms, max_sequences)
 def test_the_histogram_heuristics_place_every_sequence_once(histogram: Histogram, k: int) -> None:
     check_strategies(histogram, k, spfhp.pack(histogram, k))
     check_strategies(histogram, k, lpfhp.pack(histogram, k))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20).filter(any), st.integers(1, 4))
 def test_least_squares_places_every_sequence_once(counts: list[int], k: int) -> None:
     histogram = Histogram(tuple(counts))
@@ -76,7 +75,6 @@ def test_least_squares_is_as_good_as_published() -> None:
     assert number_of_packs(strategies) <= 8_155_057
 
 
-@settings(deadline=None)
 @given(small_histograms, st.lists(st.tuples(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 40))))
 def test_filling_places_what_the_slots_take(histogram: Histogram, drawn: list[tuple[list[int], int]]) -> None:
     capacity = histogram.max_sequence_length

@@ -165,7 +165,7 @@ def copy(storage: MemoryStorage) -> MemoryStorage:
     return other
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(files_of(2)), st.data())
 def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     saved: MemoryStorage, state: TrainingState, tmp_path: Path, name: str, data: st.DataObject

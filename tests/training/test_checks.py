@@ -85,7 +85,7 @@ def within_vocabulary(*ids: np.ndarray[Any, Any]) -> bool:
     return all((values < VOCABULARY).all() for values in ids)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data(), length=st.sampled_from([1, 9, SLOTS]))
 def test_a_raw_example_is_taken_if_packing_takes_it(data: st.DataObject, length: int) -> None:
     example = data.draw(damaged(raw_sequences([length])[0]))
@@ -108,7 +108,7 @@ def test_a_raw_example_is_taken_if_packing_takes_it(data: st.DataObject, length:
     assert found["next_sentence_labels"] == [sequence.label]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data(), group=st.sampled_from(GROUPS))
 def test_what_is_taken_for_a_pack_is_one(data: st.DataObject, group: tuple[int, ...]) -> None:
     example = data.draw(damaged(pack(raw_sequences(group), SEQUENCES_A_PACK)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import InputError, UsageError
@@ -202,7 +202,6 @@ def numbered_documents(sizes: list[list[int]]) -> list[list[list[int]]]:
     st.floats(0, 1),
     st.integers(0, 2**32),
 )
-@settings(deadline=None)
 def test_pairs_fit_and_their_label_tells_where_b_comes_from(
     sizes: list[list[int]], slots: int, short: float, seed: int
 ) -> None:

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 FIRST_SHARD = "/data/packed/part-00000.tfrecord"
 
 each_mode = pytest.mark.parametrize("mode", ["packed", "padded", "bucketed"])
-on_one_folder = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+on_one_folder = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_a_manifest_gives_the_packs_it_lists(storage: MemoryStorage, dataset: Dataset, cache: Cache) -> None:

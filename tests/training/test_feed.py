@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import InputError
@@ -42,7 +42,6 @@ orders = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(order=orders, start=st.integers(0, 9))
 def test_one_replica_reads_the_rows_of_the_order(order: Order, start: int) -> None:
     rows: list[bytes | None] = []
@@ -58,7 +57,6 @@ def test_one_replica_reads_the_rows_of_the_order(order: Order, start: int) -> No
     assert found == [[example for example in step if example is not None] for step in steps]
 
 
-@settings(deadline=None)
 @given(order=orders, start=st.integers(0, 9), replicas=st.sampled_from([1, 2, 3, 6]), workers=st.data())
 def test_the_slices_of_all_replicas_are_the_whole_step(
     order: Order, start: int, replicas: int, workers: st.DataObject
@@ -85,7 +83,6 @@ def test_a_width_tells_the_bucket_of_its_step() -> None:
         assert width - 3 < min(lengths) <= max(lengths) <= width
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 9), replicas=st.integers(1, 4), limit=st.none() | st.integers(1, 25))
 def test_an_evaluation_gives_every_replica_as_many_batches(size: int, replicas: int, limit: int | None) -> None:
     def of(own: Sequence[int]) -> list[list[bytes]]:

@@ -133,7 +133,7 @@ def longer(name: str) -> Arrays:
     return {**WEIGHTS, name: np.concatenate([WEIGHTS[name]] * 2)}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(name=st.sampled_from(sorted(WEIGHTS)))
 def test_no_weight_may_have_another_shape(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +154,7 @@ def test_no_weight_of_the_garden_may_have_another_shape(name: str, tmp_path: Pat
     refuse(older_checkpoint(tmp_path / "c", longer(name)), UsageError, name, "expected shape", "found")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(name=st.sampled_from(sorted(WEIGHTS)))
 def test_no_weight_may_be_missing(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise, takewhile
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from training.order import EMPTY, Order, Sizes, Window, group_shards, in_order
@@ -66,7 +66,6 @@ def all_of(sizes: Sizes, number: int) -> Counter[Example | None]:
     return Counter((number, shard, record) for shard, count in enumerate(sizes.counts) for record in range(count))
 
 
-@settings(deadline=None)
 @given(order=orders())
 def test_an_epoch_holds_each_example_once_and_nothing_else(order: Order) -> None:
     for epoch, windows in enumerate(epochs_of(order, 2 * len(order.data))):
@@ -74,7 +73,6 @@ def test_an_epoch_holds_each_example_once_and_nothing_else(order: Order) -> None
         assert Counter(e for window in windows for e in examples_of(window)) == all_of(order.data[number], number)
 
 
-@settings(deadline=None)
 @given(order=orders(WIDTH))
 def test_an_epoch_in_buckets_holds_each_sequence_once(order: Order) -> None:
     for epoch, windows in enumerate(epochs_of(order, 2 * len(order.data))):
@@ -84,7 +82,6 @@ def test_an_epoch_in_buckets_holds_each_sequence_once(order: Order) -> None:
         assert found == all_of(order.data[number], number)
 
 
-@settings(deadline=None)
 @given(order=orders(WIDTH))
 def test_the_sequences_of_a_step_are_of_one_bucket_which_is_not_empty(order: Order) -> None:
     for window in (window for epoch in epochs_of(order, 2) for window in epoch):
@@ -102,7 +99,6 @@ def test_the_sequences_of_a_step_are_of_one_bucket_which_is_not_empty(order: Ord
         assert max(incomplete.values()) <= 1
 
 
-@settings(deadline=None)
 @given(width=st.sampled_from([None, WIDTH]), data=st.data(), step=st.integers(0, 40))
 def test_the_number_of_a_step_alone_determines_its_rows(width: int | None, data: st.DataObject, step: int) -> None:
     order = data.draw(orders(width))
@@ -119,7 +115,6 @@ def test_the_number_of_a_step_alone_determines_its_rows(width: int | None, data:
     assert next(order.windows(step)).stop > step * order.batch_size
 
 
-@settings(deadline=None)
 @given(order=orders(), step=st.integers(0, 40))
 def test_the_shards_of_a_step_are_those_of_its_rows(order: Order, step: int) -> None:
     rows = [e for epoch in epochs_of(order, 3 * len(order.data)) for window in epoch for e in examples_of(window)]
@@ -128,7 +123,6 @@ def test_the_shards_of_a_step_are_those_of_its_rows(order: Order, step: int) -> 
     assert order.shards_of(step) == sorted({e[:2] for e in batch if e})
 
 
-@settings(deadline=None)
 @given(order=orders())
 def test_a_window_has_one_shard_or_fits(order: Order) -> None:
     for window in (window for epoch in epochs_of(order, len(order.data)) for window in epoch):
@@ -136,7 +130,6 @@ def test_a_window_has_one_shard_or_fits(order: Order) -> None:
         assert order.window_bytes is None or size <= order.window_bytes or len(window.shards) == 1
 
 
-@settings(deadline=None)
 @given(size=st.lists(st.integers(1, 50), min_size=1), limit=st.none() | st.integers(1, 150))
 def test_groups_are_as_large_as_the_limit_allows(size: list[int], limit: int | None) -> None:
     groups = [group.tolist() for group in group_shards(np.arange(len(size)), np.array(size), limit)]
@@ -167,7 +160,6 @@ def test_the_order_is_the_same_with_every_version() -> None:
     assert (bucketed.shards, bucketed.rows.tolist(), bucketed.widths.tolist()) == GOLDEN_BUCKETS
 
 
-@settings(deadline=None)
 @given(
     sizes=sizes(),
     batch_size=st.integers(1, 9),

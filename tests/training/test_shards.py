@@ -70,7 +70,7 @@ def used(folder: Path) -> int:
 
 
 @given(payloads=st.lists(st.binary(max_size=50), max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_records_are_those_of_the_shard(payloads: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     storage = MemoryStorage()
     shard = store(storage, "/shard", payloads)
@@ -127,7 +127,7 @@ def test_content_that_is_no_tfrecord_is_refused_though_its_digest_is_right(tmp_p
 
 
 @given(sizes=st.lists(st.integers(20, 60), min_size=1, max_size=12), room=st.integers(0, 100), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_all_windows_together_keep_the_limit_and_nothing_is_fetched_twice_for_them(
     sizes: list[int], room: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -156,7 +156,7 @@ def test_all_windows_together_keep_the_limit_and_nothing_is_fetched_twice_for_th
     room=st.integers(0, 60),
     turns=st.lists(st.booleans(), min_size=10, max_size=40),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_training_and_held_out_data_together_keep_the_limit(
     sizes: list[int], room: int, turns: list[bool], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
