@@ -151,7 +151,7 @@ def _compare(options: argparse.Namespace, storage: Storage, open_tracker: Callab
     configure_tensorflow(options.threads)
     from training.compare import compare
 
-    place = user_cache("compare", *config.data, raw, options.against)
+    place = user_cache("compare", repr(config), repr(model), raw, options.against)
     with held(place, temporary=True) as work, tempfile.TemporaryDirectory(prefix="stowage-") as folder:
         arguments = {"raw": raw, "against": options.against, "work": work, "cache": _cache(options, Path(folder))}
         return asdict(compare(storage, tracker, model, config, **arguments))

@@ -25,7 +25,7 @@ from training.saved import SavedConfig
 from training.sender import MetricSender
 from training.shards import Cache
 from training.step import new_state
-from training.tracking import EXPERIMENT, describe, open_run, send_left, tracked
+from training.tracking import EXPERIMENT, describe, end_left, open_run, tracked
 from training.train import initialize
 
 logger = logging.getLogger(__name__)
@@ -98,10 +98,12 @@ def compare(
     """
     if config.mode != "packed" or against == "packed":
         raise UsageError(f"compare: expected mode packed against another one, got {config.mode} against {against}")
+    if config.steps == 1:
+        raise UsageError("compare: expected two steps or more, as the first is not timed, got --steps 1")
     if config.strategy == "multi-worker":
         raise UsageError("compare: expected a strategy of one machine, got multi-worker")
     cache = cache or Cache(work / "cache", config.cache_bytes)
-    send_left(tracker, work / "metrics")
+    end_left(tracker, work / "metrics")
     packed_data = open_examples(storage, config.data[0], cache)
     other_data = open_examples(storage, raw, cache, lengths=against == "bucketed")
     if packed_data.sequences != other_data.sequences:
@@ -119,12 +121,11 @@ def compare(
         params={"recipe_id": str(packed_data.recipe_id), "manifest": packed_data.uri, "raw": raw, "against": against},
         tags={"stowage.recipe_id": str(packed_data.recipe_id)},
     )
-    with tracked(parent, work / "metrics") as sender, ExitStack() as stack:
+    with sigterm_requests_stop() as stop_requested, tracked(parent, work / "metrics") as sender, ExitStack() as stack:
         sides = [
             stack.enter_context(_open_side(storage, tracker, strategy, model, settings, data, parent.run_id, work))
             for settings, data in ((config, packed_data), (other, other_data))
         ]
-        stop_requested = stack.enter_context(sigterm_requests_stop())
         with device_errors(Worker()):
             _alternate(*sides, log_every=config.log_every, stop_requested=stop_requested)
         result = _result(against, packed_data, *sides, run_id=parent.run_id)

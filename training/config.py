@@ -46,11 +46,15 @@ class ModelConfig:
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or not 1 <= value <= MAX_DIMENSION):
                 raise UsageError(f"model: {field.name}: expected an integer from 1 to {MAX_DIMENSION}, got {value!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and type(value) not in (int, float):
+                raise UsageError(f"model: {field.name}: expected a number, got {value!r}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"model: {name}: expected 0 <= p < 1, got {getattr(self, name)!r}")
-        if self.initializer_range <= 0:
-            raise UsageError(f"model: initializer_range: expected a number > 0, got {self.initializer_range!r}")
+        if not 0 < self.initializer_range <= 1:
+            raise UsageError(f"model: initializer_range: expected 0 < range <= 1, got {self.initializer_range!r}")
         if self.hidden_size % self.num_attention_heads:
             raise UsageError(
                 f"model: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "

@@ -108,9 +108,10 @@ def batch_errors(data: Sequence[Examples]) -> Iterator[None]:
         if isinstance(exc, tf.errors.InvalidArgumentError):
             uris, command = [examples.uri for examples in data], "verify" if data[0].packed else "scan"
             commands = " and ".join(f"`python -m packing {command} {uri}`" for uri in uris)
-            raise InputError(
-                f"{', '.join(uris)}: {_reason(exc.message, data[0])}; {commands} names a record that is no valid one"
-            ) from exc
+            reason = _reason(exc.message, data[0])
+            # Packing knows no vocabulary.
+            advice = "" if "vocab_size" in reason else f"; {commands} names a record that is no valid one"
+            raise InputError(f"{', '.join(uris)}: {reason}{advice}") from exc
         raise
 
 

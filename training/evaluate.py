@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from packing.ports import Storage
+from training.background import StoppedError
 from training.checkpoint import restore_weights
 from training.data import batch_errors, evaluation_batches
 from training.devices import Worker, local_replicas, open_strategy
@@ -77,8 +79,8 @@ class Evaluator:
         )
         self._sums_of = tf.function(self._batch_sums)
 
-    def __call__(self) -> Evaluation:
-        """Sums are added up in float64.
+    def __call__(self, stop_requested: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Sums are added up in float64; raises StoppedError once `stop_requested` is true.
 
         Raises InputError naming the data for examples of a wrong form, DivergedError for losses that are no numbers.
         """
@@ -86,6 +88,8 @@ class Evaluator:
         batches = self._strategy.distribute_datasets_from_function(lambda _: self._batches)
         with batch_errors([self._examples]):
             for batch in batches:
+                if stop_requested():
+                    raise StoppedError(self._examples.uri)
                 total += tf.cast(self._sums_of(batch), tf.float64)
         values = [float(value) for value in total.numpy()]
         sums, counts = LossSums(*values[: len(LossSums._fields)]), Counts(*values[len(LossSums._fields) :])
@@ -93,7 +97,7 @@ class Evaluator:
         if not (math.isfinite(evaluation.mlm_loss) and math.isfinite(evaluation.nsp_loss)):
             raise DivergedError(
                 f"{self._examples.uri}: expected losses that are numbers, found mlm_loss {evaluation.mlm_loss} and "
-                f"nsp_loss {evaluation.nsp_loss}; the weights have diverged, use an earlier checkpoint"
+                f"nsp_loss {evaluation.nsp_loss}; the weights have diverged: delete the checkpoint's .json to go back"
             )
         return evaluation
 

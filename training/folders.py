@@ -51,7 +51,7 @@ def held(folder: Path, *, temporary: bool = False) -> Iterator[Path]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise UsageError(f"{folder}: another process works there; end it, or use another --model-dir") from exc
+            raise UsageError(f"{folder}: another process works there; end it first") from exc
         yield folder
         if temporary:
             shutil.rmtree(folder, ignore_errors=True)

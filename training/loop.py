@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from packing.errors import InputError, UsageError
+from packing.jsonio import digest
+from training.background import StoppedError
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.data import batch_errors, shards_read, training_batches
@@ -29,6 +31,8 @@ from training.sender import MetricSender
 from training.step import StepResult, TrainingState, make_train_step
 
 _SMALLEST_LOSS_SCALE = 1.0
+_LARGEST_MEAN_SQUARE = 1e8
+"""Of the weights of one variable; before training it is 1 at most, that of layer norms."""
 _SHARDS_NAMED = 5
 
 logger = logging.getLogger(__name__)
@@ -135,9 +139,9 @@ class Stepper:
 
     def _is_diverged(self, result: StepResult) -> bool:
         """A float16 gradient may overflow now and then, which skips the step and halves the loss scale."""
-        if self._config.compute_dtype == "float16" and result.loss_scale >= _SMALLEST_LOSS_SCALE:
-            return False
-        return not all(map(math.isfinite, (result.sums.mlm_loss, result.sums.nsp_loss, result.gradient_norm)))
+        overflows = self._config.compute_dtype == "float16" and result.loss_scale >= _SMALLEST_LOSS_SCALE
+        losses = math.isfinite(result.sums.mlm_loss) and math.isfinite(result.sums.nsp_loss)
+        return not (losses and (overflows or math.isfinite(result.gradient_norm)))
 
     def _origin(self, step: int) -> str:
         """Which shards a step has read."""
@@ -199,18 +203,17 @@ def take_steps(session: Session, stop_requested: Callable[[], bool]) -> tuple[To
         try:
             figures, stopping = session.stepper(stop=stop_requested())
         except DivergedError as exc:
-            latest = session.checkpoints.latest() or "none"
-            raise DivergedError(f"{exc}; the last checkpoint is {latest}; resume with a lower learning rate") from exc
+            raise DivergedError(f"{exc}; {_advice(session)}") from exc
         interval = _report(session, figures, totals, interval)
-        # Before a save, which keeps what the evaluation found.
-        if session.evaluator and (session.stepper.done or _is_due(figures, config.eval_every)):
-            evaluation = _evaluate(session, session.evaluator)
         if stopping:
             raise PreemptedError(f"SIGTERM at step {figures.step}: saved {save(session)}; run again to resume")
+        # Before a save, which keeps what the evaluation found.
+        if session.evaluator and (session.stepper.done or _is_due(figures, config.eval_every)):
+            evaluation = _evaluate(session, session.evaluator, stop_requested)
         if figures.step % config.checkpoint_every == 0:
             save(session)
     if session.evaluator and evaluation is None:
-        evaluation = _evaluate(session, session.evaluator)
+        evaluation = _evaluate(session, session.evaluator, stop_requested)
     return totals, evaluation
 
 
@@ -225,15 +228,26 @@ def save(session: Session) -> str:
 
 
 def _check_weights(session: Session) -> None:
-    """A last update may have made weights infinite, or so large that they might be, which no loss has shown yet."""
+    """A last update may have ruined the weights, which no loss has shown yet."""
+    step = int(session.state.progress.steps.numpy())
     for name, weight in session.state.model.weights.items():
-        norm = float(tf.norm(weight))
-        if not math.isfinite(norm):
-            step, latest = int(session.state.progress.steps.numpy()), session.checkpoints.latest() or "none"
+        found = float(tf.reduce_mean(tf.square(weight)))
+        if not found <= _LARGEST_MEAN_SQUARE:
             raise DivergedError(
-                f"step {step}: {name}: expected weights with a finite norm, found {norm}, so nothing is saved; the "
-                f"last checkpoint is {latest}; resume with a lower learning rate"
+                f"step {step}: {name}: expected weights with a mean square of at most {_LARGEST_MEAN_SQUARE:g}, found "
+                f"{found:g}, so nothing is saved; {_advice(session)}"
             )
+
+
+def _advice(session: Session) -> str:
+    """What to do after weights have diverged."""
+    latest = session.checkpoints.latest()
+    if latest is None:
+        return "there is no checkpoint; start again with a lower learning rate"
+    return (
+        f"the last checkpoint is {latest}; resume with a lower learning rate, and if that diverges at once, delete "
+        "that file to go back to the checkpoint before it"
+    )
 
 
 def _wait_for_all(strategy: Any) -> None:
@@ -247,9 +261,16 @@ def _wait_for_all(strategy: Any) -> None:
 
 
 def target_reached(state: TrainingState, config: TrainingConfig) -> bool:
-    """Whether the last evaluation has met the accuracy that is wanted now."""
-    target = config.target_mlm_accuracy
-    return target is not None and bool(state.progress.eval_mlm_accuracy.numpy() >= np.float32(target))
+    """Whether the last evaluation has met the accuracy that is wanted now, on the data that is wanted now."""
+    target, progress = config.target_mlm_accuracy, state.progress
+    if target is None or int(progress.held_out.numpy()) != _held_out(config):
+        return False
+    return bool(progress.eval_mlm_accuracy.numpy() >= np.float32(target))
+
+
+def _held_out(config: TrainingConfig) -> int:
+    """A number for the held-out data, to be saved as one."""
+    return int(digest([config.eval_data, config.eval_sequences])[:15], 16)
 
 
 def _is_due(figures: StepFigures, every: int | None) -> bool:
@@ -257,11 +278,19 @@ def _is_due(figures: StepFigures, every: int | None) -> bool:
     return every is not None and figures.sequences_seen // every > (figures.sequences_seen - figures.sequences) // every
 
 
-def _evaluate(session: Session, evaluator: Evaluator) -> Evaluation:
-    evaluation, step = evaluator(), int(session.state.progress.steps.numpy())
+def _evaluate(session: Session, evaluator: Evaluator, stop_requested: Callable[[], bool]) -> Evaluation:
+    """Only a single worker stops in its midst: several can agree to stop after a step alone."""
+    step, progress = int(session.state.progress.steps.numpy()), session.state.progress
+    try:
+        evaluation = evaluator(stop_requested) if session.worker.count == 1 else evaluator()
+    except StoppedError as exc:
+        raise PreemptedError(
+            f"SIGTERM in the evaluation after step {step}: saved {save(session)}; run again to resume"
+        ) from exc
     session.sender.add(step, evaluation.metrics())
     logger.info("step %d  eval: mlm_loss %.4f  mlm_accuracy %.4f", step, evaluation.mlm_loss, evaluation.mlm_accuracy)
-    session.state.progress.eval_mlm_accuracy.assign(evaluation.mlm_accuracy)
+    progress.eval_mlm_accuracy.assign(evaluation.mlm_accuracy)
+    progress.held_out.assign(_held_out(session.config))
     return evaluation
 
 

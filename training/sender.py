@@ -86,6 +86,11 @@ class MetricSender:
                 "same command again to send it"
             )
 
+    def forget(self) -> None:
+        """After `close` and the end of the run: leave no spool, which would be that of a run still to be ended."""
+        if self._spool:
+            self._spool.remove()
+
     def _check(self) -> None:
         if not self._writer.is_alive():
             raise TrackingError(

@@ -19,6 +19,7 @@ from pathlib import Path
 from packing.errors import StorageError, UsageError
 from packing.ports import Metric
 
+MARK_SUFFIX = ".delivered"
 _READ_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raises UsageError while another process has it open."""
-        self.path, self._mark = path, path.with_suffix(".delivered")
+        self.path, self._mark = path, path.with_suffix(MARK_SUFFIX)
         self._lock = threading.Lock()
         self._open = True
         with self._translated():
@@ -115,6 +116,12 @@ class Spool:
         with self._lock:
             self._open = False
             self._file.close()
+
+    def remove(self) -> None:
+        """Once it is closed and nothing can come any more."""
+        with self._translated():
+            self.path.unlink(missing_ok=True)
+            self._mark.unlink(missing_ok=True)
 
     def _decode(self, line: bytes) -> Metric | None:
         try:

@@ -14,7 +14,6 @@ from training.model import Batch, Bert, Dropout
 from training.optimizer import Lamb, LossScale, Schedule, clip_by_global_norm
 
 MAX_GRADIENT_NORM = 1.0
-NOT_EVALUATED = -1.0
 
 _DROPOUT_STREAMS = 2**20
 """Dropout streams of one step: its replicas times its micro-batches, at most."""
@@ -23,14 +22,15 @@ _DROPOUT_STREAMS = 2**20
 class Progress(tf.Module):  # type: ignore[misc]
     """How far a run has come; saved with every checkpoint. `steps` alone is the position in the data.
 
-    `eval_mlm_accuracy` is that of the last evaluation, NOT_EVALUATED before the first.
+    `eval_mlm_accuracy` is that of the last evaluation, on the held-out data with the number `held_out`.
     """
 
     def __init__(self) -> None:
         super().__init__(name="progress")
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.sequences = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.eval_mlm_accuracy = tf.Variable(NOT_EVALUATED, dtype=tf.float32, trainable=False)
+        self.eval_mlm_accuracy = tf.Variable(0.0, dtype=tf.float32, trainable=False)
+        self.held_out = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.loss_scale = LossScale()
 
 

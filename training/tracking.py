@@ -19,6 +19,7 @@ from training.examples import Examples
 from training.preemption import PreemptedError
 from training.saved import SavedConfig
 from training.sender import MetricSender
+from training.spool import MARK_SUFFIX
 
 EXPERIMENT = "bert-pretraining"
 GRACE_SECONDS = 10.0
@@ -55,20 +56,27 @@ def open_run(
     )
 
 
-def send_left(tracker: Tracker, spools: Path) -> None:
-    """Send what earlier processes left in this folder of spools, each run's to the run; what is not taken stays."""
+def end_left(tracker: Tracker, spools: Path, *, resumed: str = "") -> None:
+    """End the runs whose spools earlier processes left in this folder, but for the one that is resumed.
+
+    Their metrics are sent first. What the server does not take now stays for the next process.
+    """
     for path in sorted(spools.glob("*.jsonl")):
-        if not path.stat().st_size:
+        if path.stem == resumed:
             continue
         try:
             run = tracker.open_run(path.stem)
             if run.run_id:
-                MetricSender(run, spools).close(GRACE_SECONDS)
+                sender = MetricSender(run, spools)
+                sender.close(GRACE_SECONDS)
+                run.finish("KILLED")
+                sender.forget()
         except RunNotFoundError as exc:
             logger.warning("%s; %s, its metrics, is removed", exc, path)
             path.unlink()
+            path.with_suffix(MARK_SUFFIX).unlink(missing_ok=True)
         except (TrackingError, UsageError) as exc:
-            logger.warning("metrics of an earlier run are not sent yet: %s", exc)
+            logger.warning("an earlier run is not ended yet: %s", exc)
 
 
 def describe(saved: SavedConfig, strategy: Any) -> dict[str, object]:
@@ -98,8 +106,10 @@ def tracked(run: Run, spool: Path, sample: Callable[[], Mapping[str, float]] | N
         try:
             sender.close(GRACE_SECONDS)
             run.finish("KILLED" if killed else "FAILED")
+            sender.forget()
         except TrackingError as tracking:
             logger.warning("run %s could not be ended: %s", run.run_id, tracking)
         raise
     sender.close()
     run.finish("FINISHED")
+    sender.forget()

@@ -23,9 +23,9 @@ from training.model import Bert
 from training.preemption import sigterm_requests_stop
 from training.saved import CONFIG_FILE, SavedConfig
 from training.shards import Cache
-from training.step import NOT_EVALUATED, TrainingState, new_state
+from training.step import TrainingState, new_state
 from training.system_metrics import open_system_metrics
-from training.tracking import describe, open_run, send_left, tracked
+from training.tracking import describe, end_left, open_run, tracked
 
 logger = logging.getLogger(__name__)
 
@@ -86,21 +86,21 @@ def train(
         checkpoints = Checkpoints(storage, model_dir, state, keep=config.keep_checkpoints, scratch=work)
         wanted = SavedConfig(model, config, tuple(examples.identity for examples in data), plan.batch_size, run_id="")
         saved = SavedConfig.find(storage, model_dir)
-        if not _resume(state, checkpoints, wanted, saved) and config.init_checkpoint:
+        if not _resume(checkpoints, wanted, saved) and config.init_checkpoint:
             initialize(state.model, storage, config.init_checkpoint, work)
         factor = data[0].packing_factor
         logger.info("%s: %d examples a step, packing factor %.4f", data[0].uri, plan.batch_size, factor)
         stop_requested = stack.enter_context(sigterm_requests_stop())
-        send_left(tracker, work / "metrics")
         # A run that was killed before its first checkpoint is the same run, too.
         run_id = saved.run_id if saved and saved.identity == wanted.identity else ""
+        end_left(tracker, work / "metrics", resumed=run_id)
         run = open_run(tracker, config, describe(wanted, strategy), data, run_id)
         if run.run_id:
             logger.info("MLflow run %s", run.run_id)
         sample = open_system_metrics() if run.run_id else None
         sender = stack.enter_context(tracked(run, work / "metrics", sample))
         if worker.is_chief:
-            replace(wanted, run_id=run.run_id).save(storage, model_dir)
+            replace(wanted, run_id=run.run_id or run_id).save(storage, model_dir)
         session = Session(
             state=state,
             worker=worker,
@@ -117,7 +117,7 @@ def train(
     return _summarize(state, config, data[0], totals, run.run_id, checkpoint, evaluation)
 
 
-def _resume(state: TrainingState, checkpoints: Checkpoints, wanted: SavedConfig, saved: SavedConfig | None) -> bool:
+def _resume(checkpoints: Checkpoints, wanted: SavedConfig, saved: SavedConfig | None) -> bool:
     """Restore the latest checkpoint, if there is one; raises UsageError if it is not of the wanted run."""
     latest = checkpoints.latest()
     if latest is None:
@@ -125,10 +125,7 @@ def _resume(state: TrainingState, checkpoints: Checkpoints, wanted: SavedConfig,
     if saved is None:
         raise UsageError(f"{latest}: expected {CONFIG_FILE} beside checkpoints, found none; use another --model-dir")
     wanted.check_resumes(saved)
-    checkpoints.restore_latest()
-    if any(getattr(saved.training, name) != getattr(wanted.training, name) for name in ("eval_data", "eval_sequences")):
-        state.progress.eval_mlm_accuracy.assign(NOT_EVALUATED)
-    return True
+    return checkpoints.restore_latest()
 
 
 def initialize(model: Bert, storage: Storage, checkpoint: str, scratch: Path) -> None:

@@ -79,7 +79,7 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert again["events"] == []
     assert again["tasks"]["write"] == ["skipped"]
 
-    options = {"data": event["extra"]["manifest"], "compare": "bucketed", "compare_steps": 2, "eval_data": source}
+    options = {"data": event["extra"]["manifest"], "compare": "bucketed", "compare_steps": 8, "eval_data": source}
     # Each in a process of its own: `dag.test()` leaves its conf in the DAG's params.
     (trained,) = airflow.run((PRETRAIN, options))
     (more,) = airflow.run((PRETRAIN, {"data": event["extra"]["manifest"], "steps": 4}))

@@ -41,8 +41,6 @@ def test_losses_that_are_no_numbers_are_an_error(
         sound = evaluate_checkpoint(storage, uri, "/models/sound", cache=cache)
         assert sound.sequences == SEQUENCES
         assert math.isfinite(sound.mlm_loss + sound.nsp_loss)
-        with pytest.raises(
-            DivergedError, match=f"^{uri}: expected losses that are numbers, .* earlier checkpoint$"
-        ) as error:
+        with pytest.raises(DivergedError, match=f"^{uri}: expected losses that are numbers, .* to go back$") as error:
             evaluate_checkpoint(storage, uri, "/models/diverged", cache=cache)
         assert error.value.exit_status == 3
