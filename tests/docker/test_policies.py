@@ -91,7 +91,7 @@ def test_a_policy_that_is_too_narrow_or_too_wide_is_noticed() -> None:
         compare("packing", [("read", "s3://packed/books/index/shard")])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_asks_for_what_its_policy_allows(tmp_path: Path) -> None:
     from tests.training.packs import MODEL, write_dataset
     from training.config import TrainingConfig

@@ -24,7 +24,7 @@ from packing.adapters.s3 import client_config
 from tests.docker.images import DOCKER, IMAGES, REPOSITORY
 from tests.docker.stack import COMPOSE, env_file, filled, service
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 240

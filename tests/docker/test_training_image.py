@@ -46,7 +46,7 @@ def test_devices_differ_by_tensorflow_alone() -> None:
     assert set(groups["gaudi"]) < set(groups["gpu"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_lock_suffices_to_train_and_to_track(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     from packing.adapters import open_storage
     from tests.training.packs import VOCABULARY, write_dataset

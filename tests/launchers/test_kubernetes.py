@@ -64,6 +64,7 @@ def job_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     return next(manifest for manifest in manifests if manifest["kind"] == "Job")
 
 
+@pytest.mark.slow
 @given(configs(GPU.resources, 16), st.lists(texts))
 def test_gpu_manifests_are_valid_and_start_what_was_asked(config: LaunchConfig, arguments: list[str]) -> None:
     manifests = kubernetes_gpu(config, [*COMMAND, *arguments])
@@ -72,6 +73,7 @@ def test_gpu_manifests_are_valid_and_start_what_was_asked(config: LaunchConfig, 
     assert container(job_of(manifests))["resources"]["limits"]["nvidia.com/gpu"] == str(config.devices)
 
 
+@pytest.mark.slow
 @given(configs(GAUDI.resources, 1))
 def test_gaudi_manifests_are_valid_and_have_what_habana_asks_for(config: LaunchConfig) -> None:
     manifests = kubernetes_gaudi(config, COMMAND)

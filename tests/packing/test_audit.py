@@ -494,6 +494,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_alteration_anywhere_in_a_recipe_is_found(small: Dataset, data: st.DataObject) -> None:
@@ -504,6 +505,7 @@ def test_an_alteration_anywhere_in_a_recipe_is_found(small: Dataset, data: st.Da
         assert any(re.fullmatch(pattern, path) for pattern in HARMLESS), f"not found: {path}"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_alteration_anywhere_in_a_manifest_is_found(small: Dataset, data: st.DataObject) -> None:
@@ -619,7 +621,7 @@ def put_another_shard_in_place(dataset: Dataset) -> None:
     dataset.storage.objects[first] = dataset.storage.objects[second]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="the Wikipedia sample is not here")
 @pytest.mark.parametrize(
     ("alter", "lines"),

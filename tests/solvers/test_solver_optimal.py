@@ -122,6 +122,7 @@ def test_long_slots_with_few_sequences_take_a_bounded_effort(capacity: int, k: i
     assert solution.iterations <= 150
 
 
+@pytest.mark.slow
 def test_what_the_effort_did_not_reach_is_a_true_gap() -> None:
     """K nearly binds and lengths are many: the linear program would run for minutes."""
     lengths = np.random.default_rng(0).lognormal(6.5, 1.2, 20_000).astype(int)
