@@ -18,7 +18,7 @@ from training.devices import device_name
 from training.examples import Examples
 from training.preemption import PreemptedError
 from training.saved import SavedConfig
-from training.sender import MetricSender
+from training.sender import CLOSE_SECONDS, MetricSender
 from training.spool import MARK_SUFFIX
 
 EXPERIMENT = "bert-pretraining"
@@ -67,10 +67,7 @@ def end_left(tracker: Tracker, spools: Path, *, resumed: str = "") -> None:
         try:
             run = tracker.open_run(path.stem)
             if run.run_id:
-                sender = MetricSender(run, spools)
-                sender.close(GRACE_SECONDS)
-                run.finish("KILLED")
-                sender.forget()
+                _end(MetricSender(run, spools), "KILLED", GRACE_SECONDS)
         except RunNotFoundError as exc:
             logger.warning("%s; %s, its metrics, is removed", exc, path)
             path.unlink()
@@ -104,12 +101,15 @@ def tracked(run: Run, spool: Path, sample: Callable[[], Mapping[str, float]] | N
     except BaseException as exc:
         killed = isinstance(exc, (PreemptedError, KeyboardInterrupt))
         try:
-            sender.close(GRACE_SECONDS)
-            run.finish("KILLED" if killed else "FAILED")
-            sender.forget()
+            _end(sender, "KILLED" if killed else "FAILED", GRACE_SECONDS)
         except TrackingError as tracking:
             logger.warning("run %s could not be ended: %s", run.run_id, tracking)
         raise
-    sender.close()
-    run.finish("FINISHED")
+    _end(sender, "FINISHED", CLOSE_SECONDS)
+
+
+def _end(sender: MetricSender, status: str, seconds: float) -> None:
+    """What is left of a run's metrics goes first, and its spool last, so that a run without a spool has ended."""
+    sender.close(seconds)
+    sender.run.finish(status)
     sender.forget()

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.launchers.kubernetes import FINAL_ERRORS, Manifest
-from training.preemption import PreemptedError
+from training.launchers.kubernetes import Manifest
+from training.launchers.local import blame
 
-NO_RETRY_STATUSES = tuple(sorted(error.exit_status for error in FINAL_ERRORS))
-"""Wrong usage, bad input, failed verification: a retry would fail in the same way."""
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
 _LONGEST_REASON = 600
@@ -62,13 +60,7 @@ def chiefs(pods: Iterable[Manifest]) -> list[Manifest]:
 def worst_failure(pods: Iterable[Manifest]) -> tuple[Manifest, Failure] | None:
     """The failed pod that explains a failed Job: one that no retry helps, else one that did not just lose its peers."""
     failed = [(pod, _failure(pod)) for pod in pods if pod["status"].get("phase") == "Failed"]
-    return min(failed, key=lambda found: _rank(found[1]), default=None)
-
-
-def _rank(failure: Failure) -> int:
-    if failure.status in NO_RETRY_STATUSES:
-        return 0
-    return 2 if failure.status == PreemptedError.exit_status else 1
+    return min(failed, key=lambda found: blame(found[1].status), default=None)
 
 
 def _failure(pod: Manifest) -> Failure:

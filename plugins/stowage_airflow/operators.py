@@ -15,8 +15,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from stowage_airflow.connections import kubernetes_namespace, public_environment, task_errors, training_environment
 from stowage_airflow.launch import LOCAL, TaskKey, as_arguments, check_launcher, plan_launch, strategy
 from stowage_airflow.links import MlflowRunLink
-from stowage_airflow.observe import NO_RETRY_STATUSES
 from stowage_airflow.process import TaskProcess
+from training.launchers.kubernetes import NO_RETRY_STATUSES
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

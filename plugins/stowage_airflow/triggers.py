@@ -13,7 +13,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from stowage_airflow.cluster import Cluster, open_cluster
 from stowage_airflow.observe import (
-    NO_RETRY_STATUSES,
     Tail,
     chiefs,
     complaints,
@@ -25,7 +24,7 @@ from stowage_airflow.observe import (
     workers_down,
     worst_failure,
 )
-from training.launchers.kubernetes import Manifest
+from training.launchers.kubernetes import NO_RETRY_STATUSES, Manifest
 
 DONE, RETRY, FAILED = "done", "retry", "failed"
 

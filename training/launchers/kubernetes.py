@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 
 PORT = 2222
 """On which TensorFlow's workers meet."""
-FINAL_ERRORS = (UsageError, InputError, VerificationError)
+NO_RETRY_STATUSES = tuple(sorted(error.exit_status for error in (UsageError, InputError, VerificationError)))
 """Another attempt would end in the same way."""
 
 _CONTAINER = "training"
@@ -137,7 +137,7 @@ def _failure_rules() -> list[Manifest]:
         }
 
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    final = on_statuses("FailJob", sorted(error.exit_status for error in FINAL_ERRORS))
+    final = on_statuses("FailJob", list(NO_RETRY_STATUSES))
     return [final, on_statuses("Ignore", [PreemptedError.exit_status]), disrupted]
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from packing.errors import StowageError
-from training.launchers.kubernetes import FINAL_ERRORS
+from training.launchers.kubernetes import NO_RETRY_STATUSES
 from training.options import positive
 from training.preemption import PreemptedError, sigterm_requests_stop
 
@@ -160,20 +160,21 @@ def _wait(workers: Sequence[Worker], start_timeout: float, stop_requested: Calla
 
 
 def failure(statuses: Sequence[int | None], last_words: Sequence[str]) -> WorkerError:
-    """Blames a worker whose failure no retry helps, else one that did not just lose its peers."""
-
-    def rank(index: int) -> int:
-        if statuses[index] in [error.exit_status for error in FINAL_ERRORS]:
-            return 0
-        return 2 if statuses[index] == PreemptedError.exit_status else 1
-
-    index = min((index for index, status in enumerate(statuses) if status), key=rank)
+    """Blames the worker whose status explains most."""
+    index = min((index for index, status in enumerate(statuses) if status), key=lambda index: blame(statuses[index]))
     status = statuses[index] or 0
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     why = f" ({last_words[index]})" if last_words[index] else ""
-    again = "" if rank(index) == 0 else "; run again to resume"
+    again = "" if status in NO_RETRY_STATUSES else "; run again to resume"
     message = f"worker {index} of {len(statuses)} {how}{why}; the others are ended{again}"
     return WorkerError(message, 128 - status if status < 0 else status)
+
+
+def blame(status: int | None) -> int:
+    """Lowest for a failure that explains the run's: one that no retry helps, else one that is not a lost peer's."""
+    if status in NO_RETRY_STATUSES:
+        return 0
+    return 2 if status == PreemptedError.exit_status else 1
 
 
 def _end(workers: Sequence[Worker], grace_seconds: float) -> None:
