@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError, StorageError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.uint8]"
 """Contiguous bytes; `collections.abc.Buffer` needs Python 3.12."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,27 @@ class Run(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run as it is recorded; `started` is milliseconds since the epoch, `metrics` are the latest values."""
+
+    run_id: str
+    name: str
+    status: str
+    started: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FoundRuns:
+    """Some of the runs that were looked for, and the token with which to ask for more; "" after the last."""
+
+    runs: tuple[TrackedRun, ...]
+    next_page: str
+
+
 class Tracker(Protocol):
     """Runs in experiments. Every failure is a `TrackingError` with the server's reason."""
 
@@ -104,6 +129,25 @@ class Tracker(Protocol):
 
         A server that is away is only found out by what is logged next.
         """
+        ...
+
+    def find_runs(
+        self,
+        experiment: str,
+        *,
+        params: Mapping[str, str] = NOTHING,
+        tags: Mapping[str, str] = NOTHING,
+        limit: int = 100,
+        page: str = "",
+    ) -> FoundRuns:
+        """At most `limit` runs that have these params and tags, newest first; `page` is an earlier `next_page`.
+
+        An experiment that does not exist has no runs; deleted runs are left out.
+        """
+        ...
+
+    def read_artifact(self, run_id: str, path: str) -> bytes:
+        """A file that was logged; raises RunNotFoundError if there is no such run, or no such file in it."""
         ...
 
 
@@ -179,6 +223,7 @@ class MemoryRun:
     metrics: list[Metric] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     status: str = "RUNNING"
+    started: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
     def log_metrics(self, metrics: Iterable[Metric]) -> None:
         self.metrics.extend(metrics)
@@ -191,6 +236,13 @@ class MemoryRun:
 
     def finish(self, status: str = "FINISHED") -> None:
         self.status = status
+
+    def recorded(self) -> TrackedRun:
+        """What the tracker knows of the run."""
+        metrics = {metric.key: metric.value for metric in sorted(self.metrics, key=lambda m: (m.step, m.timestamp))}
+        return TrackedRun(
+            self.run_id, self.name, self.status, self.started, dict(self.params), dict(self.tags), metrics
+        )
 
 
 class MemoryTracker:
@@ -209,3 +261,29 @@ class MemoryTracker:
         if run_id not in self.runs:
             raise RunNotFoundError(f"run {run_id}: no such run")
         return self.runs[run_id]
+
+    def find_runs(
+        self,
+        experiment: str,
+        *,
+        params: Mapping[str, str] = NOTHING,
+        tags: Mapping[str, str] = NOTHING,
+        limit: int = 100,
+        page: str = "",
+    ) -> FoundRuns:
+        found = [
+            run.recorded()
+            for run in reversed(self.runs.values())
+            if run.experiment == experiment
+            and params.items() <= run.params.items()
+            and tags.items() <= run.tags.items()
+        ]
+        start = int(page or 0)
+        more = start + limit < len(found)
+        return FoundRuns(tuple(found[start : start + limit]), str(start + limit) if more else "")
+
+    def read_artifact(self, run_id: str, path: str) -> bytes:
+        try:
+            return self.open_run(run_id).artifacts[path]
+        except KeyError as exc:
+            raise RunNotFoundError(f"run {run_id}: has no artifact {path}") from exc

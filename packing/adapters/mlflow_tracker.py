@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from packing.errors import RunNotFoundError, TrackingError
-from packing.ports import Metric
+from packing.errors import RunNotFoundError, TrackingError, UsageError
+from packing.ports import NOTHING, FoundRuns, Metric, TrackedRun
 
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
@@ -33,6 +33,7 @@ class MlflowTracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         # Standard output belongs to the command's result.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking import MlflowClient
 
         self._uri = uri
@@ -65,6 +66,42 @@ class MlflowTracker:
                 if stage != "active":
                     raise RunNotFoundError(f"{self._uri}: run {run_id} is deleted")
         return MlflowRun(self._client, self._uri, run_id)
+
+    def find_runs(
+        self,
+        experiment: str,
+        *,
+        params: Mapping[str, str] = NOTHING,
+        tags: Mapping[str, str] = NOTHING,
+        limit: int = 100,
+        page: str = "",
+    ) -> FoundRuns:
+        conditions = [
+            f"{kind}.`{key}` = {_quoted(key, value)}"
+            for kind, wanted in (("params", params), ("tags", tags))
+            for key, value in wanted.items()
+        ]
+        with _translated(self._uri):
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None or found.lifecycle_stage == "deleted":
+                return FoundRuns((), "")
+            runs = self._client.search_runs(
+                [found.experiment_id],
+                " and ".join(conditions),
+                max_results=limit,
+                order_by=["attributes.start_time DESC"],
+                page_token=page or None,
+            )
+        return FoundRuns(tuple(_recorded(run) for run in runs), runs.token or "")
+
+    def read_artifact(self, run_id: str, path: str) -> bytes:
+        with _translated(self._uri), tempfile.TemporaryDirectory() as folder:
+            self.open_run(run_id)
+            parent = path.rpartition("/")[0]
+            files = self._client.list_artifacts(run_id, parent or None)
+            if path not in {file.path for file in files if not file.is_dir}:
+                raise RunNotFoundError(f"{self._uri}: run {run_id} has no artifact {path}")
+            return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
 
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -120,6 +157,22 @@ class MlflowRun:
     def finish(self, status: str = "FINISHED") -> None:
         with _translated(self._uri):
             self._client.set_terminated(self._run_id, status=status)
+
+
+def _recorded(run: Any) -> TrackedRun:
+    """MLflow's run as the port's."""
+    info, data = run.info, run.data
+    return TrackedRun(
+        info.run_id, info.run_name, info.status, info.start_time, dict(data.params), dict(data.tags), dict(data.metrics)
+    )
+
+
+def _quoted(key: str, value: str) -> str:
+    """The value as a literal of MLflow's filters, which have no escapes."""
+    for quote in ("'", '"'):
+        if quote not in value:
+            return f"{quote}{value}{quote}"
+    raise UsageError(f"{key}: expected a value without both kinds of quotes, got {value}; MLflow cannot look for it")
 
 
 def _check_lengths(kind: str, values: Mapping[str, str], limit: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from packing.ports import Metric
+from packing.errors import RunNotFoundError
+from packing.ports import NOTHING, FoundRuns, Metric
 
 
 class NullRun:
@@ -36,3 +37,17 @@ class NullTracker:
 
     def open_run(self, run_id: str) -> NullRun:  # noqa: ARG002
         return NullRun()
+
+    def find_runs(
+        self,
+        experiment: str,  # noqa: ARG002
+        *,
+        params: Mapping[str, str] = NOTHING,  # noqa: ARG002
+        tags: Mapping[str, str] = NOTHING,  # noqa: ARG002
+        limit: int = 100,  # noqa: ARG002
+        page: str = "",  # noqa: ARG002
+    ) -> FoundRuns:
+        return FoundRuns((), "")
+
+    def read_artifact(self, run_id: str, path: str) -> bytes:
+        raise RunNotFoundError(f"run {run_id}: no {path}, as runs are not tracked; name a server")

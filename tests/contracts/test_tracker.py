@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,50 @@ def test_an_unknown_run_is_an_error(tracked: tuple[Tracker, Callable[[str], Reco
     for name in ("0" * 32, "odd"):
         with pytest.raises(RunNotFoundError, match=name):
             tracker.open_run(name)
+
+
+def test_runs_are_found_by_params_and_tags_newest_first(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, _ = tracked
+    started = []
+    for number in range(7):
+        params = {"recipe_id": f"it's {number % 2}", "destination": 's3://a "b"/c'}
+        run = tracker.start_run("finding", f"run {number}", params=params, tags={"stowage.kind": str(number % 3)})
+        run.log_metrics([Metric("packs", 1.0, 0, 1), Metric("packs", 2.5 + number, 1, 2)])
+        run.finish()
+        started.append(run.run_id)
+        time.sleep(0.002)  # MLflow's times are milliseconds
+    found = tracker.find_runs("finding", params={"recipe_id": "it's 0", "destination": 's3://a "b"/c'})
+    assert [run.run_id for run in found.runs] == [started[6], started[4], started[2], started[0]]
+    assert found.next_page == ""
+    newest = found.runs[0]
+    assert (newest.name, newest.status, newest.metrics["packs"]) == ("run 6", "FINISHED", 8.5)
+    assert (newest.params["recipe_id"], newest.tags["stowage.kind"]) == ("it's 0", "0")
+    assert newest.started > 1_600_000_000_000
+    tagged = tracker.find_runs("finding", params={"recipe_id": "it's 0"}, tags={"stowage.kind": "1"})
+    assert [run.run_id for run in tagged.runs] == [started[4]]
+    assert tracker.find_runs("finding", params={"recipe_id": "another"}).runs == ()
+    assert tracker.find_runs("no such experiment").runs == ()
+
+
+def test_runs_are_found_page_by_page(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, _ = tracked
+    started = {tracker.start_run("paging", "run", params={}, tags={}).run_id for _ in range(5)}
+    pages = [tracker.find_runs("paging", limit=2)]
+    while pages[-1].next_page:
+        pages.append(tracker.find_runs("paging", limit=2, page=pages[-1].next_page))
+    assert [len(page.runs) for page in pages] == [2, 2, 1]
+    assert {run.run_id for page in pages for run in page.runs} == started
+
+
+def test_artifacts_can_be_read(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, _ = tracked
+    run = tracker.start_run("contracts", "a run", params={}, tags={})
+    run.log_artifacts({"recipe/recipe.json": b"\x00\xff", "note.md": b"# note"})
+    assert tracker.read_artifact(run.run_id, "recipe/recipe.json") == b"\x00\xff"
+    assert tracker.read_artifact(run.run_id, "note.md") == b"# note"
+    for run_id, path in ((run.run_id, "recipe/other.json"), (run.run_id, "recipe"), ("0" * 32, "note.md")):
+        with pytest.raises(RunNotFoundError, match=run_id):
+            tracker.read_artifact(run_id, path)
 
 
 @pytest.mark.slow
