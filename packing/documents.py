@@ -20,7 +20,11 @@ _DIGEST = "sha256"
 
 def read_document(storage: Storage, uri: str, kind: str) -> Mapping[str, Any]:
     """The JSON object at `uri`; raises InputError if it is none, and so no `kind` of document either."""
-    content = storage.read(uri)
+    return parse_document(storage.read(uri), uri, kind)
+
+
+def parse_document(content: bytes, uri: str, kind: str) -> Mapping[str, Any]:
+    """The JSON object in `content`, which is from `uri`; raises as `read_document` does."""
     try:
         document = json.loads(content, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as exc:

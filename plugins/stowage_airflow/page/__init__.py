@@ -1,0 +1,1 @@
+"""The page "Packing" in Airflow: recipes as MLflow records them, and a form that refreshes a packed dataset."""

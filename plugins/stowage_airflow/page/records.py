@@ -1,0 +1,160 @@
+"""What MLflow records of recipes and of the trainings that used them, as the page shows it.
+
+Older records lack some of it, and nothing is made up in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from packing.errors import RunNotFoundError
+from packing.ports import NOTHING, TrackedRun, Tracker
+from packing.report import EXPERIMENT as RECIPES
+from stowage_airflow.page.words import describe_gap, moment
+
+TRAININGS = "bert-pretraining"
+PAGE_ROWS = 50
+RECENT_TRAININGS = 200
+FIGURES = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a recipe: a run in the experiment `packing-recipes`.
+
+    `figures` are those of FIGURES and `partitions_reused`, as far as they are recorded; `dag_run` is (DAG id, run id)
+    or None; `manifest` is "" for a recipe whose dataset was not completed.
+    """
+
+    run_id: str
+    recipe_id: str
+    source: str
+    destination: str
+    params: Mapping[str, str]
+    figures: Mapping[str, int | float]
+    gap_word: str
+    started: datetime
+    failed: bool
+    triggered_by: str
+    dag_run: tuple[str, str] | None
+    manifest: str
+    audit: str
+    signed_by: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run in the experiment `bert-pretraining`; `speedup` is measured, of a comparison only."""
+
+    run_id: str
+    name: str
+    status: str
+    started: datetime
+    recipe_ids: tuple[str, ...]
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class RecordPage:
+    """Records, newest first, and the token that asks for older ones; "" after the last."""
+
+    records: tuple[Record, ...]
+    next_page: str
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings by recipe, newest first; `all_read` is False if there are older ones that were not looked at."""
+
+    by_recipe: Mapping[str, tuple[Training, ...]]
+    all_read: bool
+
+
+def list_records(tracker: Tracker, destination: str, page: str) -> RecordPage:
+    """One page of records, of one destination or, for "", of all."""
+    wanted = {"destination": destination} if destination else NOTHING
+    found = tracker.find_runs(RECIPES, params=wanted, limit=PAGE_ROWS, page=page)
+    return RecordPage(tuple(record_of(run) for run in found.runs), found.next_page)
+
+
+def find_records(tracker: Tracker, recipe_id: str) -> tuple[Record, ...]:
+    """All records of a recipe, newest first; raises RunNotFoundError if there is none."""
+    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id})
+    if not found.runs:
+        raise RunNotFoundError(f"recipe {recipe_id}: MLflow has no record of it; it may have been deleted there")
+    return tuple(record_of(run) for run in found.runs)
+
+
+def choose_record(records: Iterable[Record], run_id: str) -> Record:
+    """The record of this run, the newest for ""; raises RunNotFoundError."""
+    for record in records:
+        if run_id in {"", record.run_id}:
+            return record
+    raise RunNotFoundError(f"run {run_id}: not a record of this recipe; take it from the list")
+
+
+def recent_trainings(tracker: Tracker) -> Trainings:
+    """The newest trainings on any recipe, in one request."""
+    found = tracker.find_runs(TRAININGS, limit=RECENT_TRAININGS)
+    return Trainings(_by_recipe(found.runs), not found.next_page)
+
+
+def trainings_of(tracker: Tracker, recipe_id: str) -> tuple[Training, ...]:
+    """The trainings on this recipe, newest first; of those on several at once, the recent ones."""
+    alone = tracker.find_runs(TRAININGS, params={"recipe_id": recipe_id}, limit=RECENT_TRAININGS).runs
+    among = recent_trainings(tracker).by_recipe.get(recipe_id, ())
+    every = {training.run_id: training for training in (*map(training_of, alone), *among)}
+    return tuple(sorted(every.values(), key=lambda training: training.started, reverse=True))
+
+
+def record_of(run: TrackedRun) -> Record:
+    """A run of `packing-recipes`."""
+    params, tags = run.params, run.tags
+    figures = {name: _figure(run.metrics[name]) for name in (*FIGURES, "partitions_reused") if name in run.metrics}
+    dag_run = (tags.get("airflow.dag_id", ""), tags.get("airflow.run_id", ""))
+    return Record(
+        run_id=run.run_id,
+        recipe_id=params.get("recipe_id", ""),
+        source=params.get("source", ""),
+        destination=params.get("destination", ""),
+        params=params,
+        figures=figures,
+        gap_word=describe_gap(figures.get("packs"), figures.get("lower_bound")),
+        started=moment(run.started),
+        failed=run.status in {"FAILED", "KILLED"},
+        triggered_by=tags.get("stowage.triggered_by") or ("Airflow" if all(dag_run) else "not recorded"),
+        dag_run=dag_run if all(dag_run) else None,
+        manifest=tags.get("stowage.manifest", ""),
+        audit=tags.get("stowage.audit", ""),
+        signed_by=tags.get("stowage.signed_by", ""),
+    )
+
+
+def training_of(run: TrackedRun) -> Training:
+    """A run of `bert-pretraining`; several recipes are one text there, separated by blanks."""
+    speedup = run.metrics.get("speedup")
+    return Training(
+        run_id=run.run_id,
+        name=run.name,
+        status=run.status,
+        started=moment(run.started),
+        recipe_ids=tuple(run.params.get("recipe_id", "").split()),
+        speedup=speedup if speedup is not None and math.isfinite(speedup) else None,
+    )
+
+
+def _by_recipe(runs: Iterable[TrackedRun]) -> dict[str, tuple[Training, ...]]:
+    grouped: dict[str, list[Training]] = defaultdict(list)
+    for training in map(training_of, runs):
+        for recipe_id in training.recipe_ids:
+            grouped[recipe_id].append(training)
+    return {recipe_id: tuple(trainings) for recipe_id, trainings in grouped.items()}
+
+
+def _figure(value: float) -> int | float:
+    """MLflow's metrics are all floats."""
+    return int(value) if math.isfinite(value) and value.is_integer() else value

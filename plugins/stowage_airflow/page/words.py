@@ -1,0 +1,65 @@
+"""Figures as people read them; none of these words promises more than the figures do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+NONE = "not recorded"
+_WITHIN = ("0.0001", "0.001", "0.01", "0.1", "1", "10")
+_PER_WHOLE = (1_000_000, 100_000, 10_000, 1_000, 100, 10)
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def describe_gap(packs: float | None, lower_bound: float | None) -> str:
+    """How close the packs are to the least possible, by the smallest of a few shares that holds.
+
+    As the least possible is at least the bound, "within X %" holds of the least possible, too.
+    """
+    if packs is None or lower_bound is None:
+        return NONE
+    if packs != packs or lower_bound != lower_bound or packs < lower_bound or lower_bound < 1:
+        return "no valid bound"
+    if packs == lower_bound:
+        return "proven optimal"
+    for share, parts in zip(_WITHIN, _PER_WHOLE, strict=True):
+        if (packs - lower_bound) * parts <= lower_bound:
+            return f"within {share} % of the minimum"
+    return "over 10 % above the bound"
+
+
+def whole(value: float) -> str:
+    """12,345"""
+    return f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    """99.9973 %, cut rather than rounded where rounding would make it a full 100."""
+    text = f"{100 * share:.4f}"
+    return f"{'99.9999' if text == '100.0000' and share < 1 else text} %"
+
+
+def factor(value: float) -> str:
+    """1.9876"""
+    return f"{value:.4f}"
+
+
+def seconds(value: float) -> str:
+    """0.35 s, 12 min 5 s, 2 h 3 min"""
+    if value < 60:
+        return f"{value:.2f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def size(value: float) -> str:
+    """1.5 MB, in powers of 1000"""
+    amount, unit = float(value), 0
+    while amount >= 999.95 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:,.0f} {_UNITS[0]}" if unit == 0 else f"{amount:,.1f} {_UNITS[unit]}"
+
+
+def moment(milliseconds: int) -> datetime:
+    """A time of MLflow's, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
