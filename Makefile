@@ -7,6 +7,7 @@ DEPENDENCIES := $(VENV)/dependencies.installed
 INSTALLED := $(VENV)/stowage.installed
 TF215 := .venv-tf215
 TF215_DEPENDENCIES := $(TF215)/dependencies.installed
+AXE := tests/browser/node_modules/.package-lock.json
 
 # The first of $(2) that runs and is version $(1); a version manager's shim can exist without a Python behind it.
 find_python = $(firstword $(shell for python in $(2); do \
@@ -45,9 +46,14 @@ test-all: test servers $(TF215_DEPENDENCIES)  ## As test, and what takes minutes
 	STOWAGE_TF215_PYTHON=$(abspath $(TF215)/bin/python) $(BIN)/pytest -m exhaustive
 
 # Debian keeps PostgreSQL's programs outside of the PATH.
-servers:  ## Install PostgreSQL and Redis for the tests on Celery, if they are not there
+servers: $(AXE)  ## Install PostgreSQL, Redis, Chromium and axe-core for the longest tests, if they are not there
 	@if ! { command -v redis-server && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; } >/dev/null 2>&1; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql redis-server; fi
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+$(AXE): tests/browser/package-lock.json
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; }
+	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund
 
 bench: $(INSTALLED)  ## Measure solvers, throughput, memory; keep the tables in benchmarks/results.md
 	@$(BIN)/python -m benchmarks --output benchmarks
