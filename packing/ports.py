@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError, StorageError
 
@@ -79,6 +80,33 @@ class Metric:
     timestamp: int
 
 
+Cell: TypeAlias = "str | int | float | bool | None"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that a tracker shows, and compares between runs that have a table at the same path."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class InputDataset:
+    """A dataset that a run read or made; runs that have its `name` and `digest` in common share it.
+
+    `uri` is where it is, `context` what it was to the run, `schema` and `profile` are JSON documents that describe it.
+    MLflow keeps 36 characters of a digest.
+    """
+
+    name: str
+    digest: str
+    uri: str
+    context: str
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Run(Protocol):
     """One tracked run that is being recorded."""
 
@@ -91,6 +119,14 @@ class Run(Protocol):
 
     def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
         """Store files by path below the run's artifact root, such as `recipe/recipe.json`."""
+        ...
+
+    def log_tables(self, tables: Mapping[str, Table]) -> None:
+        """Store tables by path, which ends with `.json`; a table that is there already is replaced."""
+        ...
+
+    def log_inputs(self, datasets: Iterable[InputDataset]) -> None:
+        """Record datasets as the run's inputs; one that is recorded already stays as it is."""
         ...
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -150,6 +186,14 @@ class Tracker(Protocol):
         """A file that was logged; raises RunNotFoundError if there is no such run, or no such file in it."""
         ...
 
+    def set_current(self, name: str, run_id: str, *, tags: Mapping[str, str], description: str) -> str:
+        """Let the alias `current` of the registered `name` point to the version with these `tags`; gives its number.
+
+        The version is made from the run if there is none, and the name, with its `description`, too. What is current
+        already is left as it is.
+        """
+        ...
+
 
 class MemoryStorage:
     """A store in a dict; counts requests, so that tests can show what was not read."""
@@ -199,6 +243,11 @@ class MemoryStorage:
         return ObjectInfo(uri, len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
 
 
+def table_bytes(table: Table) -> bytes:
+    """The table as MLflow keeps it: pandas' JSON with orient `split`, without an index."""
+    return json.dumps({"columns": table.columns, "data": table.rows}, allow_nan=False).encode()
+
+
 def byte_view(buffer: Buffer) -> memoryview:
     """The bytes of a buffer, without a copy."""
     return memoryview(buffer).cast("B")  # type: ignore[arg-type] # numpy declares its buffers from Python 3.12 on
@@ -222,6 +271,8 @@ class MemoryRun:
     tags: dict[str, str]
     metrics: list[Metric] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    inputs: list[InputDataset] = field(default_factory=list)
     status: str = "RUNNING"
     started: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
@@ -234,6 +285,14 @@ class MemoryRun:
     def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None:
         self.artifacts.update(artifacts)
 
+    def log_tables(self, tables: Mapping[str, Table]) -> None:
+        self.log_artifacts({path: table_bytes(table) for path, table in tables.items()})
+        self.tables.update(tables)
+
+    def log_inputs(self, datasets: Iterable[InputDataset]) -> None:
+        known = {(dataset.name, dataset.digest) for dataset in self.inputs}
+        self.inputs.extend(dataset for dataset in datasets if (dataset.name, dataset.digest) not in known)
+
     def finish(self, status: str = "FINISHED") -> None:
         self.status = status
 
@@ -245,11 +304,21 @@ class MemoryRun:
         )
 
 
+@dataclass
+class MemoryRegistered:
+    """A registered name: a run's id and tags by version, and the version that is current."""
+
+    description: str
+    versions: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    current: str = ""
+
+
 class MemoryTracker:
     """A tracker in a dict."""
 
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
+        self.registered: dict[str, MemoryRegistered] = {}
         self._ids = itertools.count(1)
 
     def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MemoryRun:
@@ -287,3 +356,10 @@ class MemoryTracker:
             return self.open_run(run_id).artifacts[path]
         except KeyError as exc:
             raise RunNotFoundError(f"run {run_id}: has no artifact {path}") from exc
+
+    def set_current(self, name: str, run_id: str, *, tags: Mapping[str, str], description: str) -> str:
+        registered = self.registered.setdefault(name, MemoryRegistered(description))
+        found = (number for number, (_, own) in registered.versions.items() if tags.items() <= own.items())
+        registered.current = next(found, str(len(registered.versions) + 1))
+        registered.versions.setdefault(registered.current, (self.open_run(run_id).run_id, dict(tags)))
+        return registered.current

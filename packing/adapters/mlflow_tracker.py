@@ -6,6 +6,7 @@ MLFLOW_ENABLE_ASYNC_LOGGING says: asynchronous logging loses what is left when t
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from packing.adapters import mlflow_registry
 from packing.errors import RunNotFoundError, TrackingError, UsageError
-from packing.ports import NOTHING, FoundRuns, Metric, TrackedRun
+from packing.ports import NOTHING, FoundRuns, InputDataset, Metric, Table, TrackedRun, table_bytes
 
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 """Longer ones are cut silently, unless MLFLOW_TRUNCATE_LONG_VALUES is false."""
+
+_LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _UNKNOWN_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -38,7 +42,7 @@ class MlflowTracker:
 
         self._uri = uri
         with _translated(uri):
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowRun:
         from mlflow.entities import Param
@@ -103,6 +107,10 @@ class MlflowTracker:
                 raise RunNotFoundError(f"{self._uri}: run {run_id} has no artifact {path}")
             return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
 
+    def set_current(self, name: str, run_id: str, *, tags: Mapping[str, str], description: str) -> str:
+        with _translated(self._uri):
+            return mlflow_registry.set_current(self._client, name, run_id, tags, description)
+
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
@@ -154,6 +162,25 @@ class MlflowRun:
                 path.write_bytes(content)
             self._client.log_artifacts(self._run_id, folder)
 
+    def log_tables(self, tables: Mapping[str, Table]) -> None:
+        """As `mlflow.log_table`, which needs pandas and three requests a table: files, and a tag that lists them."""
+        self.log_artifacts({path: table_bytes(table) for path, table in tables.items()})
+        with _translated(self._uri):
+            tags = self._client.get_run(self._run_id).data.tags
+        listed = json.loads(tags.get(_LOGGED_ARTIFACTS, "[]"))
+        new = [{"path": path, "type": "table"} for path in tables]
+        self.set_tags({_LOGGED_ARTIFACTS: json.dumps([*listed, *(entry for entry in new if entry not in listed)])})
+
+    def log_inputs(self, datasets: Iterable[InputDataset]) -> None:
+        from mlflow.entities import DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = [
+            DatasetInput(_dataset(dataset), [InputTag(MLFLOW_DATASET_CONTEXT, dataset.context)]) for dataset in datasets
+        ]
+        with _translated(self._uri):
+            self._client.log_inputs(self._run_id, inputs)
+
     def finish(self, status: str = "FINISHED") -> None:
         with _translated(self._uri):
             self._client.set_terminated(self._run_id, status=status)
@@ -164,6 +191,20 @@ def _recorded(run: Any) -> TrackedRun:
     info, data = run.info, run.data
     return TrackedRun(
         info.run_id, info.run_name, info.status, info.start_time, dict(data.params), dict(data.tags), dict(data.metrics)
+    )
+
+
+def _dataset(dataset: InputDataset) -> Any:
+    """The port's dataset as MLflow's, with a source of one of the kinds that MLflow's own datasets have."""
+    from mlflow.entities import Dataset
+
+    return Dataset(
+        name=dataset.name,
+        digest=dataset.digest,
+        source_type="s3" if dataset.uri.startswith("s3://") else "local",
+        source=json.dumps({"uri": dataset.uri}),
+        schema=json.dumps(dataset.schema) if dataset.schema else None,
+        profile=json.dumps(dataset.profile) if dataset.profile else None,
     )
 
 

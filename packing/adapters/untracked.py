@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from packing.errors import RunNotFoundError
-from packing.ports import NOTHING, FoundRuns, Metric
+from packing.ports import NOTHING, FoundRuns, InputDataset, Metric, Table
 
 
 class NullRun:
@@ -18,6 +18,10 @@ class NullRun:
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
     def log_artifacts(self, artifacts: Mapping[str, bytes]) -> None: ...
+
+    def log_tables(self, tables: Mapping[str, Table]) -> None: ...
+
+    def log_inputs(self, datasets: Iterable[InputDataset]) -> None: ...
 
     def finish(self, status: str = "FINISHED") -> None: ...
 
@@ -51,3 +55,13 @@ class NullTracker:
 
     def read_artifact(self, run_id: str, path: str) -> bytes:
         raise RunNotFoundError(f"run {run_id}: no {path}, as runs are not tracked; name a server")
+
+    def set_current(
+        self,
+        name: str,  # noqa: ARG002
+        run_id: str,  # noqa: ARG002
+        *,
+        tags: Mapping[str, str],  # noqa: ARG002
+        description: str,  # noqa: ARG002
+    ) -> str:
+        return ""

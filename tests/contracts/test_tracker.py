@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from packing.adapters import open_tracker
 from packing.errors import RunNotFoundError, TrackingError
-from packing.ports import MemoryTracker, Metric, Tracker
+from packing.ports import InputDataset, MemoryTracker, Metric, Table, Tracker
 
 METRICS = [Metric("loss", 1.0 / (step + 1), step, 1_700_000_000_000 + step) for step in range(2500)]
 
@@ -25,6 +28,7 @@ class Recorded:
     losses: list[tuple[int, float]]
     artifacts: dict[str, bytes]
     status: str
+    inputs: list[InputDataset]
 
 
 @pytest.fixture(params=["memory", pytest.param("mlflow", marks=pytest.mark.slow)])
@@ -40,7 +44,7 @@ def tracked(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tracker, Ca
 def _from_memory(tracker: MemoryTracker, run_id: str) -> Recorded:
     run = tracker.runs[run_id]
     losses = [(metric.step, metric.value) for metric in run.metrics if metric.key == "loss"]
-    return Recorded(run.params, run.tags, losses, run.artifacts, run.status)
+    return Recorded(run.params, run.tags, losses, run.artifacts, run.status, run.inputs)
 
 
 def _from_mlflow(url: str, run_id: str, folder: Path) -> Recorded:
@@ -51,7 +55,28 @@ def _from_mlflow(url: str, run_id: str, folder: Path) -> Recorded:
     losses = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss")]
     downloaded = Path(client.download_artifacts(run_id, "", str(folder)))
     files = {str(path.relative_to(downloaded)): path.read_bytes() for path in downloaded.rglob("*") if path.is_file()}
-    return Recorded(run.data.params, run.data.tags, losses, files, run.info.status)
+    inputs = [
+        InputDataset(
+            entry.dataset.name,
+            entry.dataset.digest,
+            json.loads(entry.dataset.source)["uri"],
+            {tag.key: tag.value for tag in entry.tags}["mlflow.data.context"],
+            json.loads(entry.dataset.schema or "{}"),
+            json.loads(entry.dataset.profile or "{}"),
+        )
+        for entry in run.inputs.dataset_inputs
+    ]
+    return Recorded(run.data.params, run.data.tags, losses, files, run.info.status, inputs)
+
+
+def _registered(tracker: Tracker, name: str) -> tuple[str, dict[str, tuple[str, dict[str, str]]]]:
+    """The current version of a registered name, and run and tags by version, not through the tracker."""
+    if isinstance(tracker, MemoryTracker):
+        return tracker.registered[name].current, tracker.registered[name].versions
+    client = tracker._client  # type: ignore[attr-defined]
+    versions = client.search_model_versions(f"name = '{name}'")
+    current = str(client.get_model_version_by_alias(name, "current").version)
+    return current, {str(version.version): (version.run_id, version.tags) for version in versions}
 
 
 def test_all_that_is_logged_is_recorded(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
@@ -134,6 +159,93 @@ def test_artifacts_can_be_read(tracked: tuple[Tracker, Callable[[str], Recorded]
     for run_id, path in ((run.run_id, "recipe/other.json"), (run.run_id, "recipe"), ("0" * 32, "note.md")):
         with pytest.raises(RunNotFoundError, match=run_id):
             tracker.read_artifact(run_id, path)
+
+
+def test_tables_are_files_that_pandas_reads(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    pandas = pytest.importorskip("pandas")
+    tracker, look = tracked
+    run = tracker.start_run("contracts", "a run", params={}, tags={})
+    first = Table(("lengths", "packs", "share", "new"), (("1 2", 3, 0.5, True), ('"<é', 2**40, 1e-9, False)))
+    empty = Table(("a",), ())
+    run.log_tables({"recipe/tables/first.json": first})
+    run.log_tables({"recipe/tables/empty.json": empty, "recipe/tables/first.json": first})
+    run.finish()
+    files = look(run.run_id).artifacts
+    assert sorted(files) == ["recipe/tables/empty.json", "recipe/tables/first.json"]
+    for name, table in (("first", first), ("empty", empty)):
+        frame = pandas.read_json(io.BytesIO(files[f"recipe/tables/{name}.json"]), orient="split")
+        assert tuple(frame.columns) == table.columns
+        assert [tuple(row) for row in frame.to_numpy().tolist()] == list(table.rows)
+
+
+def test_inputs_are_recorded_once_for_each_dataset(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, look = tracked
+    raw = InputDataset("s3://raw/a", "1" * 36, "s3://raw/a", "raw", {}, {"sequences": 3})
+    packed = InputDataset("/out", "2" * 32, "/out/manifests/2.json", "packed", {"columns": [{"name": "input_ids"}]})
+    run = tracker.start_run("contracts", "a run", params={}, tags={})
+    run.log_inputs([raw])
+    run.finish()
+    tracker.open_run(run.run_id).log_inputs([raw, packed])
+    assert sorted(look(run.run_id).inputs, key=lambda dataset: dataset.digest) == [raw, packed]
+    other = tracker.start_run("contracts", "another", params={}, tags={})
+    other.log_inputs([packed])
+    assert look(other.run_id).inputs == [packed]
+
+
+def test_one_version_of_a_registered_name_is_current(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, _ = tracked
+    name = f"recipes-{uuid.uuid4()}"
+    runs = [tracker.start_run("contracts", "a run", params={}, tags={}).run_id for _ in range(3)]
+
+    def register(number: int) -> str:
+        tags = {"recipe_id": str(number), "manifest": f"s3://packed/{number}.json"}
+        return tracker.set_current(name, runs[number], tags=tags, description="Recipes of s3://packed")
+
+    assert [register(number) for number in (0, 0, 1, 1)] == ["1", "1", "2", "2"]
+    current, versions = _registered(tracker, name)
+    assert (current, {number: run for number, (run, _) in versions.items()}) == ("2", {"1": runs[0], "2": runs[1]})
+    assert versions["2"][1] == {"recipe_id": "1", "manifest": "s3://packed/1.json"}
+    assert register(0) == "1"
+    assert _registered(tracker, name)[0] == "1"
+    assert register(2) == "3"
+    assert _registered(tracker, name)[0] == "3"
+    assert len(_registered(tracker, name)[1]) == 3
+
+
+@pytest.mark.slow
+def test_what_is_current_already_is_left_as_it_is(mlflow_server: Any) -> None:
+    from mlflow.tracking import MlflowClient
+
+    tracker, client = open_tracker(mlflow_server.url), MlflowClient(tracking_uri=mlflow_server.url)
+    name = f"recipes-{uuid.uuid4()}"
+    run = tracker.start_run("contracts", "a run", params={}, tags={})
+    states = []
+    for _ in range(2):
+        tracker.set_current(name, run.run_id, tags={"recipe_id": "1"}, description="d")
+        states.append((client.get_registered_model(name), client.get_model_version(name, "1")))
+        time.sleep(0.002)  # MLflow's times are milliseconds
+    first, second = ((dict(model), dict(version)) for model, version in states)
+    assert first == second
+
+
+@pytest.mark.slow
+def test_tables_are_listed_as_those_of_log_table(mlflow_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own reader finds them, of all runs of an experiment together."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)  # which `load_table` looks for runs at
+    tracker, client = open_tracker(mlflow_server.url), MlflowClient(tracking_uri=mlflow_server.url)
+    experiment = f"tables {uuid.uuid4()}"
+    runs = [tracker.start_run(experiment, "a run", params={}, tags={}) for _ in range(2)]
+    for number, run in enumerate(runs):
+        run.log_tables({"recipe/tables/a.json": Table(("packs",), ((number,),))})
+        run.log_tables({"recipe/tables/b.json": Table(("packs",), ((number,),))})
+    client.log_table(runs[1].run_id, {"packs": [7]}, "recipe/tables/c.json")
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    frame = client.load_table(experiment_id, "recipe/tables/a.json", extra_columns=["run_id"])
+    assert dict(zip(frame["run_id"], frame["packs"], strict=True)) == {run.run_id: n for n, run in enumerate(runs)}
+    ours, theirs = (json.loads(client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"]) for run in runs)
+    assert theirs == [*ours, {"path": "recipe/tables/c.json", "type": "table"}]
 
 
 @pytest.mark.slow
