@@ -20,6 +20,7 @@ from packing.types import PARTITION_BYTES, SOLVERS
 from stowage_airflow import stages
 from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
 from stowage_airflow.connections import task_errors
+from stowage_airflow.provenance import provenance_tags
 from stowage_airflow.requests import check_options
 from stowage_airflow.settings import read_settings
 
@@ -128,8 +129,7 @@ def refresh_packed_dataset() -> None:
     def solve(groups: list[list[dict[str, Any]]], *, params: dict[str, Any]) -> list[dict[str, Any]]:
         """Solve the recipe and record it in MLflow."""
         context: Context = get_current_context()
-        tags = {"airflow.dag_id": context["dag"].dag_id, "airflow.run_id": context["run_id"]}
-        solved, writes = stages.solve(groups, params, tags, settings.parallel_tasks)
+        solved, writes = stages.solve(groups, params, provenance_tags(context), settings.parallel_tasks)
         context["ti"].xcom_push(key="solved", value=solved)
         return writes
 

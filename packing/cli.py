@@ -7,10 +7,12 @@ one JSON object. The exit status is the error's (see `packing.errors`).
 from __future__ import annotations
 
 import argparse
+import getpass
 import io
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,10 +28,10 @@ from packing.errors import InputError, RecordError, StowageError, UsageError
 from packing.listing import list_raw_shards
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
-from packing.ports import Run, Storage
+from packing.ports import Storage
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
-from packing.report import summary_rows, track_recipe
+from packing.report import TRIGGERED_BY, RefreshRecord, summary_rows
 from packing.scan import read_segments
 from packing.solve import histogram_of, solve_histogram
 from packing.spool import Spool
@@ -130,13 +132,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     source, destination = absolute(options.source), absolute(options.destination)
     parameters = _parameters(options, max_sequence_length=options.max_sequence_length)
     storage = open_storage()
-    tracker = open_tracker(options.tracking_uri) if options.tracking_uri else None
-    runs: list[Run] = []
-
-    def track(recipe: Recipe) -> None:
-        if tracker:
-            runs.append(track_recipe(tracker, recipe, source=source, destination=destination, tags={}))
-
+    record = None
+    if options.tracking_uri:
+        tags = {TRIGGERED_BY: _shell_user()}
+        record = RefreshRecord(storage, open_tracker(options.tracking_uri), source, destination, tags)
     with _spool(source, options.spool_bytes) as spool, _stages(storage, options.workers, spool) as stages:
         outcome = refresh(
             storage,
@@ -146,10 +145,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             parameters,
             max_rejected=options.max_rejected,
             time_limit=options.time_limit,
-            on_recipe=track,
+            on_recipe=record.add_recipe if record else None,
+            on_manifest=record.add_manifest if record else None,
         )
-    for tracked_run in runs:
-        tracked_run.set_tags({"stowage.manifest": outcome.manifest_uri})
+    if record:
+        record.mark_current(outcome.recipe)
     _table([*summary_rows(outcome.recipe), *_refresh_rows(outcome)])
     return {
         "manifest": outcome.manifest_uri,
@@ -158,6 +158,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "shards_scanned": outcome.shards_scanned,
         "partitions_written": outcome.partitions_written,
     }
+
+
+def _shell_user() -> str:
+    """Who runs this, and where; a container's user may have no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"shell: {user}@{socket.gethostname()}"
 
 
 def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:

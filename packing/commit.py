@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from packing.documents import read_cached, write_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.manifest import manifest_to_json, read_manifest, write_manifest
+from packing.parallel import LOOKUPS, threads
 from packing.ports import Storage
 from packing.recipe import dataset_input_id, recipe_uri
 from packing.recipe_checks import read_sound_recipe
@@ -73,11 +75,18 @@ def _from_pointer(document: Any) -> tuple[str, str, dict[str, str]]:
 
 
 def commit(
-    storage: Storage, destination: str, recipe: Recipe, written: Mapping[str, Sequence[StoredShard]]
+    storage: Storage,
+    destination: str,
+    recipe: Recipe,
+    written: Mapping[str, Sequence[StoredShard]],
+    *,
+    announce: Callable[[Manifest], None] | None = None,
 ) -> Manifest:
     """Store the manifest of the packed shards `written`, by partition digest, and the pointers to it.
 
-    Raises VerificationError, and stores nothing, if anything is missing or does not add up to the recipe.
+    `announce` is called before the manifest is stored: what it fails to do is done by the refresh that comes next,
+    whereas nothing is left to do for a refresh that finds the manifest. Raises VerificationError, and stores nothing,
+    if anything is missing or does not add up to the recipe.
     """
     missing = [partition.digest for partition in recipe.partitions if partition.digest not in written]
     if missing:
@@ -97,6 +106,8 @@ def commit(
         raise VerificationError(
             f"recipe {recipe.recipe_id}: expected (packs, sequences, tokens) {expected}, packed shards hold {found}"
         )
+    if announce:
+        announce(manifest)
     uri = manifest_uri(destination, recipe.recipe_id)
     write_manifest(storage, uri, manifest)
     pointer = {
@@ -123,8 +134,9 @@ def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
 
 def find_written(storage: Storage, destination: str, recipe: Recipe) -> dict[str, tuple[StoredShard, ...]]:
     """The packed shards of those partitions of `recipe` that are complete in the store."""
-    found = {p.digest: read_written(storage, p, destination=destination) for p in recipe.partitions}
-    return {partition: shards for partition, shards in found.items() if shards is not None}
+    look = partial(read_written, destination=destination)
+    found = zip(recipe.partitions, threads(storage, LOOKUPS)(look, recipe.partitions), strict=True)
+    return {partition.digest: shards for partition, shards in found if shards is not None}
 
 
 def manifest_uri(destination: str, recipe_id: str) -> str:

@@ -59,11 +59,12 @@ def refresh(
     max_rejected: int = 0,
     time_limit: float | None = None,
     on_recipe: Callable[[Recipe], None] | None = None,
+    on_manifest: Callable[[Manifest], None] | None = None,
 ) -> Refresh:
     """Make the packed dataset of `source` exist below `destination`; only what changed is read and written.
 
     Up to `max_rejected` bad records are left out and listed in the recipe. `on_recipe` is called once a new recipe is
-    stored, before any pack is written.
+    stored, before any pack is written, `on_manifest` when all packs are, before the manifest is stored.
     """
     check_locations(source, destination)
     if max_rejected < 0:
@@ -94,7 +95,7 @@ def refresh(
     write = partial(write_if_missing, destination=destination, parameters=parameters, spool=stages.spool)
     done = tracked(progress, "write", stages.work(write, work), len(work))
     written = {partition.digest: result.shards for (partition, _), result in zip(work, done, strict=True)}
-    manifest = commit(storage, destination, recipe, written)
+    manifest = commit(storage, destination, recipe, written, announce=on_manifest)
     remember_listing(storage, destination, parameters, shards, recipe.input_id)
     return Refresh(
         recipe,

@@ -90,7 +90,7 @@ def solve(
 
     Without a change there is nothing to write, and no new MLflow run.
     """
-    from packing.commit import find_current
+    from packing.commit import find_current, find_written
     from packing.parallel import serial
     from packing.partition import find_members
     from packing.recipe import contents_of, dataset_input_id
@@ -112,7 +112,8 @@ def solve(
         limit = params["time_limit"]
         recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries, time_limit=limit)
         _log_recipe(recipe)
-        run = track_recipe(open_tracker(), recipe, source=source, destination=destination, tags=tags)
+        reused = find_written(storage, destination, recipe)
+        run = track_recipe(open_tracker(), recipe, source=source, destination=destination, tags=tags, reused=reused)
     # Where the shards are now; the recipe may be one that was solved when they were elsewhere.
     by_name = {summary.shard.name: summary for summary in summaries}
     members = {p.digest: find_members(p.shards, p.records, by_name) for p in recipe.partitions}
@@ -173,6 +174,7 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
     """Check that all partitions are there, store the manifest and tell MLflow; `recipe_id` and `manifest`."""
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri
+    from packing.report import mark_current, record_manifest
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
@@ -180,10 +182,14 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
         storage = open_storage()
         recipe = _recipe(storage, destination, solved["recipe_id"])
         uri = manifest_uri(destination, recipe.recipe_id)
+        tracker = open_tracker()
         if not solved["unchanged"]:
-            # Told first: once the manifest exists, a retry finds nothing changed and emits no event.
-            open_tracker().open_run(solved["run_id"]).set_tags({"stowage.manifest": uri})
-            commit_recipe(storage, destination, recipe, find_written(storage, destination, recipe))
+            run = tracker.open_run(solved["run_id"])
+            written = find_written(storage, destination, recipe)
+            commit_recipe(
+                storage, destination, recipe, written, announce=lambda manifest: record_manifest(run, manifest, uri)
+            )
+        mark_current(tracker, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     return {"recipe_id": recipe.recipe_id, "manifest": uri}

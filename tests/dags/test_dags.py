@@ -70,8 +70,11 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert run.data.metrics["packs"] == recipe.statistics["packs"]
     assert run.data.params["solver"] == "optimal"
     assert run.data.tags["stowage.manifest"] == event["extra"]["manifest"]
-    artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id, "recipe")}
-    assert artifacts == {"recipe/recipe.json", "recipe/summary.md", "recipe/length_histogram.png"}
+    artifacts = {entry.path.removeprefix("recipe/") for entry in client.list_artifacts(run.info.run_id, "recipe")}
+    assert artifacts == {"recipe.json", "manifest.json", "report.html", "summary.md", "figures", "tables"}
+    assert run.data.tags["stowage.triggered_by"] == "dag_test, by hand"
+    assert f"/dags/{REFRESH}/runs/manual__" in run.data.tags["airflow.dag_run_url"]
+    assert run.data.metrics["partitions_reused"] == 0
     stored = Path(client.download_artifacts(run.info.run_id, "recipe/recipe.json")).read_bytes()
     assert stored == storage.read(recipe_uri(destination, recipe.recipe_id))
 

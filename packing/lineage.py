@@ -1,0 +1,63 @@
+"""What joins the runs of a tracker: recipe runs and training runs have datasets in common and name each other."""
+
+from __future__ import annotations
+
+from packing.features import Feature, packed_features
+from packing.ports import InputDataset, TrackedRun, Tracker
+from packing.types import Manifest, Recipe
+
+RECIPES = "packing-recipes"
+"""The experiment of recipe runs."""
+
+MANIFEST = "stowage.manifest"
+"""The tag of a recipe run whose packed dataset exists: the URI of its manifest."""
+
+DESCRIPTION = "mlflow.note.content"
+
+_DIGEST_LENGTH = 32
+_TYPES = {"int64": "long", "float32": "float"}
+
+
+def raw_dataset(recipe: Recipe, source: str) -> InputDataset:
+    """The raw shards of a recipe, as the tracker lists them; told from others by the fingerprint's first 128 bits."""
+    profile = {
+        "fingerprint": recipe.fingerprint,
+        "shards": len(recipe.shards),
+        "bytes": sum(shard.size for shard in recipe.shards),
+        "sequences": recipe.histogram.sequences,
+        "rejected": len(recipe.rejected),
+    }
+    return InputDataset(source, recipe.fingerprint[:_DIGEST_LENGTH], source, "raw", {}, profile)
+
+
+def packed_dataset(manifest: Manifest, uri: str, context: str) -> InputDataset:
+    """The packed dataset of the manifest at `uri`; the same in each run, but for the `context`."""
+    features = packed_features(
+        manifest.max_sequence_length, manifest.max_predictions_per_sequence, manifest.max_sequences_per_pack
+    )
+    profile = {
+        "recipe_id": manifest.recipe_id,
+        "shards": len(manifest.shards),
+        "bytes": manifest.bytes,
+        "packs": manifest.packs,
+        "sequences": manifest.sequences,
+        "tokens": manifest.tokens,
+    }
+    schema = {"mlflow_colspec": [_column(feature) for feature in features]}
+    return InputDataset(destination_of(uri), manifest.recipe_id[:_DIGEST_LENGTH], uri, context, schema, profile)
+
+
+def _column(feature: Feature) -> dict[str, object]:
+    items = {"type": _TYPES[feature.dtype]}
+    return {"name": f"{feature.name}[{feature.length}]", "type": "array", "items": items, "required": True}
+
+
+def destination_of(manifest_uri: str) -> str:
+    """The destination below which a manifest is kept."""
+    return manifest_uri.rsplit("/", 2)[0]
+
+
+def find_recipe_run(tracker: Tracker, recipe_id: str, manifest_uri: str) -> TrackedRun | None:
+    """The newest run of the recipe whose packed dataset is that of the manifest, or None if it was not recorded."""
+    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, tags={MANIFEST: manifest_uri}, limit=1)
+    return found.runs[0] if found.runs else None

@@ -1,0 +1,137 @@
+"""The recipe's record in the tracker: a run when it is solved, its manifest when it is packed, and what is current."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from packing.commit import find_written, manifest_uri
+from packing.jsonio import digest, pretty
+from packing.lineage import DESCRIPTION, MANIFEST, RECIPES, find_recipe_run, packed_dataset, raw_dataset
+from packing.manifest import manifest_to_json
+from packing.ports import Metric, Run, Storage, Tracker
+from packing.recipe import recipe_bytes, recipe_uri
+from packing.report.figures import recipe_figures
+from packing.report.html import report_page
+from packing.report.markdown import description, plain
+from packing.report.tables import recipe_tables
+from packing.report.words import parameter_rows
+from packing.types import Manifest, Recipe
+
+TRIGGERED_BY = "stowage.triggered_by"
+DAG_RUN_URL = "airflow.dag_run_url"
+
+
+def track_recipe(
+    tracker: Tracker,
+    recipe: Recipe,
+    *,
+    source: str,
+    destination: str,
+    tags: Mapping[str, str],
+    reused: Collection[str],
+) -> Run:
+    """Record the recipe as a finished run; `record_manifest` adds what is known when its packed dataset exists.
+
+    `tags` say who or what asked for it, `reused` are the digests of the partitions that the store holds already.
+    """
+    params = {
+        "recipe_id": recipe.recipe_id,
+        "input_id": recipe.input_id,
+        "source": source,
+        "destination": destination,
+        **dict(parameter_rows(recipe)),
+    }
+    tables, figures = recipe_tables(recipe, reused), recipe_figures(recipe)
+    places = lineage(recipe, source, destination, tags)
+    text = description(recipe, tables["top_strategies"], places)
+    name = f"recipe-{recipe.recipe_id[:12]}"
+    run = tracker.start_run(RECIPES, name, params=params, tags={**tags, DESCRIPTION: text})
+    try:
+        now = time.time_ns() // 1_000_000
+        numbers = {key: value for key, value in recipe.statistics.items() if not isinstance(value, str)}
+        numbers["partitions_reused"] = len(reused)
+        run.log_metrics(Metric(key, float(value), 0, now) for key, value in numbers.items())
+        run.log_inputs([raw_dataset(recipe, source)])
+        run.log_artifacts(
+            {
+                "recipe/recipe.json": recipe_bytes(recipe),
+                "recipe/report.html": report_page(recipe, tables, figures, places).encode(),
+                "recipe/summary.md": text.encode(),
+                **{f"recipe/figures/{name}.png": picture for name, picture in figures.items()},
+            }
+        )
+        run.log_tables({f"recipe/tables/{name}.json": table for name, table in tables.items()})
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish()
+    return run
+
+
+def lineage(recipe: Recipe, source: str, destination: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Where a recipe comes from and where it leads, as names and places."""
+    rows = [
+        ("raw shards", source),
+        ("their fingerprint", recipe.fingerprint),
+        ("recipe", recipe_uri(destination, recipe.recipe_id)),
+        ("manifest, once packed", manifest_uri(destination, recipe.recipe_id)),
+        ("triggered by", tags.get(TRIGGERED_BY, "")),
+        ("DAG run", tags.get(DAG_RUN_URL, "")),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def record_manifest(run: Run, manifest: Manifest, uri: str) -> None:
+    """Add to the recipe's run that its packed dataset exists, and what it consists of."""
+    run.log_artifacts({"recipe/manifest.json": pretty(manifest_to_json(manifest))})
+    run.log_inputs([packed_dataset(manifest, uri, "packed")])
+    run.set_tags({MANIFEST: uri})
+
+
+def mark_current(tracker: Tracker, recipe_id: str, destination: str) -> None:
+    """Let the alias `current` of the destination's registered name point to this recipe, if its run was recorded.
+
+    A recipe has one version, however often it becomes current again.
+    """
+    uri = manifest_uri(destination, recipe_id)
+    if run := find_recipe_run(tracker, recipe_id, uri):
+        tracker.set_current(
+            registered_name(destination),
+            run.run_id,
+            tags={"recipe_id": recipe_id, "manifest": uri},
+            description=f"Recipes of the packed dataset {plain(destination)}. "
+            "The version with the alias `current` is the one that its last refresh led to.",
+        )
+
+
+@dataclass
+class RefreshRecord:
+    """The record of a refresh in one process, which grows with it; a refresh that finds nothing changed has no run."""
+
+    storage: Storage
+    tracker: Tracker
+    source: str
+    destination: str
+    tags: Mapping[str, str]
+    run: Run | None = None
+
+    def add_recipe(self, recipe: Recipe) -> None:
+        reused = find_written(self.storage, self.destination, recipe)
+        places = {"source": self.source, "destination": self.destination}
+        self.run = track_recipe(self.tracker, recipe, **places, tags=self.tags, reused=reused)
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        if self.run:
+            record_manifest(self.run, manifest, manifest_uri(self.destination, manifest.recipe_id))
+
+    def mark_current(self, recipe: Recipe) -> None:
+        mark_current(self.tracker, recipe.recipe_id, self.destination)
+
+
+def registered_name(destination: str) -> str:
+    """Under which the recipes of a destination are registered; MLflow allows neither slashes nor colons."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", destination).strip("-")
+    return f"recipes-{words[-100:]}-{digest(destination)[:8]}"

@@ -1,0 +1,167 @@
+"""What the tracker knows of a refresh, whoever ran it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from packing.commit import manifest_uri
+from packing.errors import TrackingError
+from packing.lineage import find_recipe_run
+from packing.parallel import serial
+from packing.pipeline import Refresh, refresh
+from packing.ports import MemoryRun, MemoryStorage, MemoryTracker
+from packing.recipe import recipe_to_json, recipe_uri
+from packing.report import RefreshRecord
+from packing.report.record import registered_name
+from packing.types import Parameters
+from tests.builders import random_sizes, raw_shard, stages_of, store_with
+
+PARAMETERS = Parameters(max_sequence_length=64, max_predictions_per_sequence=10, partition_bytes=12_000)
+TAGS = {"stowage.triggered_by": "admin, by hand"}
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    return store_with({f"part-{i}": raw_shard(random_sizes(30, seed=i), seed=i) for i in range(4)})
+
+
+def recorded(storage: MemoryStorage, tracker: MemoryTracker, destination: str = "/out", **options: Any) -> Refresh:
+    record = RefreshRecord(storage, tracker, "/raw", destination, TAGS)
+    outcome = refresh(
+        storage,
+        stages_of(serial(storage)),
+        "/raw",
+        destination,
+        PARAMETERS,
+        **{"on_recipe": record.add_recipe, "on_manifest": record.add_manifest, **options},
+    )
+    record.mark_current(outcome.recipe)
+    return outcome
+
+
+def current(tracker: MemoryTracker, destination: str = "/out") -> tuple[str, int]:
+    """The recipe that is current, and the number of versions."""
+    registered = tracker.registered[registered_name(destination)]
+    return registered.versions[registered.current][1]["recipe_id"], len(registered.versions)
+
+
+def test_a_recipes_run_has_all_of_it(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    outcome = recorded(storage, tracker)
+    (run,) = tracker.runs.values()
+    statistics = recipe_to_json(outcome.recipe)["statistics"]
+    found = {metric.key: metric.value for metric in run.metrics}
+    assert found.pop("partitions_reused") == 0
+    assert found == {name: value for name, value in statistics.items() if not isinstance(value, str)}
+    assert run.status == "FINISHED"
+    assert run.params["recipe_id"] == outcome.recipe.recipe_id
+    assert run.artifacts["recipe/recipe.json"] == storage.read(recipe_uri("/out", outcome.recipe.recipe_id))
+    assert run.artifacts["recipe/manifest.json"] == storage.read(outcome.manifest_uri)
+    assert run.tags["stowage.manifest"] == outcome.manifest_uri
+    assert run.tags["stowage.triggered_by"] == "admin, by hand"
+    assert "admin, by hand" in run.tags["mlflow.note.content"]
+    assert run.artifacts["recipe/summary.md"].decode() == run.tags["mlflow.note.content"]
+    pictures = {path for path in run.artifacts if path.endswith(".png")}
+    assert pictures == {f"recipe/figures/{name}.png" for name in ("length_histogram", "pack_composition", "padding")}
+    assert b"<!doctype html>" in run.artifacts["recipe/report.html"]
+    assert "recipe/tables/top_strategies.json" in run.tables
+
+
+def test_raw_and_packed_dataset_are_the_runs_inputs(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    outcome = recorded(storage, tracker)
+    (run,) = tracker.runs.values()
+    raw, packed = run.inputs
+    assert (raw.name, raw.uri, raw.context) == ("/raw", "/raw", "raw")
+    assert outcome.recipe.fingerprint.startswith(raw.digest)
+    assert (packed.name, packed.uri, packed.context) == ("/out", outcome.manifest_uri, "packed")
+    assert outcome.recipe.recipe_id.startswith(packed.digest)
+    assert all(32 <= len(dataset.digest) <= 36 for dataset in run.inputs)
+    totals = json.loads(storage.read(outcome.manifest_uri))["totals"]
+    assert packed.profile == {"recipe_id": outcome.recipe.recipe_id, **totals}
+    assert raw.profile["sequences"] == outcome.recipe.histogram.sequences == 120
+
+
+def test_what_the_store_held_already_is_counted(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    first = recorded(storage, tracker)
+    storage.write("/raw/part-9", raw_shard(random_sizes(30, seed=9), seed=9))
+    second = recorded(storage, tracker)
+    run = list(tracker.runs.values())[1]
+    reused = {p.digest for p in first.recipe.partitions} & {p.digest for p in second.recipe.partitions}
+    assert {metric.value for metric in run.metrics if metric.key == "partitions_reused"} == {len(reused)}
+    assert len(reused) == len(second.recipe.partitions) - second.partitions_written > 0
+
+
+def test_going_back_to_an_earlier_recipe_makes_that_one_current(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    first = recorded(storage, tracker).recipe.recipe_id
+    assert current(tracker) == (first, 1)
+    added = raw_shard(random_sizes(30, seed=9), seed=9)
+    storage.write("/raw/part-9", added)
+    second = recorded(storage, tracker).recipe.recipe_id
+    assert current(tracker) == (second, 2)
+    storage.delete("/raw/part-9")
+    outcome = recorded(storage, tracker)
+    assert (outcome.unchanged, outcome.recipe.recipe_id) == (True, first)
+    assert current(tracker) == (first, 2)
+    assert len(tracker.runs) == 2
+
+
+def test_a_refresh_that_changed_nothing_leaves_what_is_current(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    recorded(storage, tracker)
+    before = json.dumps(tracker.registered, default=vars)
+    assert recorded(storage, tracker).unchanged
+    assert json.dumps(tracker.registered, default=vars) == before
+
+
+def test_destinations_have_names_of_their_own(storage: MemoryStorage) -> None:
+    tracker = MemoryTracker()
+    for destination in ("/out", "/out-", "/out/x", "s3://out:x", "/" + "o" * 300):
+        outcome = recorded(storage, tracker, destination)
+        assert current(tracker, destination) == (outcome.recipe.recipe_id, 1)
+        run = find_recipe_run(tracker, outcome.recipe.recipe_id, manifest_uri(destination, outcome.recipe.recipe_id))
+        assert run is not None
+        assert run.params["destination"] == destination
+    assert len(tracker.registered) == 5
+    assert all(not set(name) & set("/:") and len(name) < 200 for name in tracker.registered)
+
+
+def test_a_dataset_that_was_never_recorded_is_not_registered(storage: MemoryStorage) -> None:
+    recorded(storage, MemoryTracker())
+    tracker = MemoryTracker()
+    assert recorded(storage, tracker).unchanged
+    assert (tracker.registered, tracker.runs) == ({}, {})
+
+
+def test_what_the_tracker_could_not_be_told_is_told_by_the_next_refresh(storage: MemoryStorage) -> None:
+    """The manifest comes last: a dataset that exists is recorded."""
+    tracker = MemoryTracker()
+
+    def away(_: object) -> None:
+        raise TrackingError("connection refused")
+
+    with pytest.raises(TrackingError):
+        recorded(storage, tracker, on_manifest=away)
+    assert not [uri for uri in storage.objects if "/manifests/" in uri]
+    outcome = recorded(storage, tracker)
+    assert not outcome.unchanged
+    assert find_recipe_run(tracker, outcome.recipe.recipe_id, outcome.manifest_uri) is not None
+
+
+class FullRun(MemoryRun):
+    def log_tables(self, tables: object) -> None:  # noqa: ARG002 - the port's signature
+        raise TrackingError("disk full")
+
+
+def test_a_run_that_cannot_be_recorded_has_failed(storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = MemoryTracker()
+    run = tracker.runs["full"] = FullRun("full", "e", "n", {}, {})
+    monkeypatch.setattr(tracker, "start_run", lambda *_, **__: run)
+    with pytest.raises(TrackingError, match="disk full"):
+        recorded(storage, tracker)
+    assert run.status == "FAILED"
