@@ -25,7 +25,7 @@ from training.saved import SavedConfig
 from training.sender import MetricSender
 from training.shards import Cache
 from training.step import new_state
-from training.tracking import EXPERIMENT, describe, end_left, open_run, tracked
+from training.tracking import PARENT, describe, end_left, open_run, start_run, tracked
 from training.train import initialize
 
 logger = logging.getLogger(__name__)
@@ -115,12 +115,8 @@ def compare(
     total = Plan.of(config, packed_data, strategy.num_replicas_in_sync).total_sequences
     config = replace(config, steps=None, sequences=total)
     other = replace(config, data=(raw,), mode=against)
-    parent = tracker.start_run(
-        EXPERIMENT,
-        f"packed against {against}",
-        params={"recipe_id": str(packed_data.recipe_id), "manifest": packed_data.uri, "raw": raw, "against": against},
-        tags={"stowage.recipe_id": str(packed_data.recipe_id)},
-    )
+    kind = f"packed against {against}"
+    parent = start_run(tracker, kind, {"raw": raw, "against": against}, [packed_data])
     with sigterm_requests_stop() as stop_requested, tracked(parent, work / "metrics") as sender, ExitStack() as stack:
         sides = [
             stack.enter_context(_open_side(storage, tracker, strategy, model, settings, data, parent.run_id, work))
@@ -152,7 +148,7 @@ def _open_side(
         initialize(state.model, storage, config.init_checkpoint, work)
     stepper = Stepper(state, Worker(), [data], config, plan)
     saved = SavedConfig(model, config, (data.identity,), plan.batch_size, run_id="")
-    run = open_run(tracker, config, describe(saved, strategy), [data], "", {"mlflow.parentRunId": parent})
+    run = open_run(tracker, config, describe(saved, strategy), [data], "", {PARENT: parent})
     with closing(data), tracked(run, work / "metrics") as sender:
         yield Side(stepper, sender, Totals(), [])
 

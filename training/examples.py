@@ -12,6 +12,7 @@ from packing.features import Feature, packed_features
 from packing.listing import list_raw_shards
 from packing.manifest import read_manifest
 from packing.ports import Storage
+from packing.types import Manifest
 from training.config import ModelConfig, is_manifest
 from training.order import Sizes
 from training.raw_index import index_raw_shards, raw_features_of
@@ -25,8 +26,8 @@ _SEGMENTS = 2
 class Examples:
     """A dataset, of which no more is local than its cache holds; every example has these `features`.
 
-    An example is a pack (`packed`), or a padded raw sequence, which is then a pack of one. `recipe_id` is None for raw
-    data. `failures` are the errors by which reading it ended, for `training.data.batch_errors`.
+    An example is a pack, or a padded raw sequence, which is then a pack of one. `manifest` is None for raw data.
+    `failures` are the errors by which reading it ended, for `training.data.batch_errors`.
     """
 
     uri: str
@@ -34,9 +35,8 @@ class Examples:
     cache: Cache
     shards: tuple[Shard, ...]
     features: tuple[Feature, ...]
-    packed: bool
     sequences: int
-    recipe_id: str | None
+    manifest: Manifest | None
     failures: list[StowageError] = field(default_factory=list)
     closed: Event = field(default_factory=Event)
 
@@ -47,6 +47,14 @@ class Examples:
         and wants to end would otherwise wait for a window that nobody will read.
         """
         self.closed.set()
+
+    @property
+    def packed(self) -> bool:
+        return self.manifest is not None
+
+    @property
+    def recipe_id(self) -> str | None:
+        return self.manifest.recipe_id if self.manifest else None
 
     @property
     def identity(self) -> str:
@@ -112,9 +120,7 @@ def _open_packed(storage: Storage, uri: str, cache: Cache) -> Examples:
         manifest.max_sequence_length, manifest.max_predictions_per_sequence, manifest.max_sequences_per_pack
     )
     shards = tuple(Shard(shard.uri, shard.bytes, shard.packs, shard.sha256) for shard in manifest.shards)
-    return Examples(
-        uri, storage, cache, shards, features, packed=True, sequences=manifest.sequences, recipe_id=manifest.recipe_id
-    )
+    return Examples(uri, storage, cache, shards, features, manifest.sequences, manifest)
 
 
 def _open_raw(storage: Storage, uri: str, cache: Cache, *, lengths: bool) -> Examples:
@@ -126,4 +132,4 @@ def _open_raw(storage: Storage, uri: str, cache: Cache, *, lengths: bool) -> Exa
     (records,) = cache.open(storage, [filled])
     features = raw_features_of(records[0], uri)
     sequences = sum(shard.examples for shard in shards)
-    return Examples(uri, storage, cache, shards, features, packed=False, sequences=sequences, recipe_id=None)
+    return Examples(uri, storage, cache, shards, features, sequences, manifest=None)

@@ -16,12 +16,14 @@ from packing.ports import Run, Tracker
 from training.config import TrainingConfig
 from training.devices import device_name
 from training.examples import Examples
+from training.lineage import join_runs, lineage_tags, recipe_runs
 from training.preemption import PreemptedError
 from training.saved import SavedConfig
 from training.sender import CLOSE_SECONDS, MetricSender
 from training.spool import MARK_SUFFIX
 
 EXPERIMENT = "bert-pretraining"
+PARENT = "mlflow.parentRunId"
 GRACE_SECONDS = 10.0
 """How long a stopping run waits for the tracker; who sent the SIGTERM waits 30 s, as a rule."""
 
@@ -45,15 +47,34 @@ def open_run(
             return tracker.open_run(saved_run_id)
         except RunNotFoundError as exc:
             logger.warning("%s; the resumed run is tracked as a new one", exc)
+    return start_run(tracker, config.mode, params, data, tags)
+
+
+def start_run(
+    tracker: Tracker,
+    kind: str,
+    params: Mapping[str, object],
+    data: Sequence[Examples],
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """A new run that is joined with those of its recipes; the sides of a comparison leave this to the comparison."""
     packed = [examples for examples in data if examples.packed]
     values = {"recipe_id": [str(x.recipe_id) for x in packed], "manifest": [x.uri for x in packed]}
     identity = {name: " ".join(texts) for name, texts in values.items() if texts}
-    return tracker.start_run(
+    recipes = recipe_runs(tracker, data)
+    own = {**{f"stowage.{name}": value for name, value in identity.items()}, **lineage_tags(recipes, data)}
+    run = tracker.start_run(
         EXPERIMENT,
-        f"{config.mode} {identity.get('recipe_id', '')}"[:24].strip(),
+        f"{kind} {identity.get('recipe_id', '')[:12]}".strip(),
         params={name: str(value) for name, value in {**params, **identity}.items()},
-        tags={**{f"stowage.{name}": value for name, value in identity.items()}, **(tags or {})},
+        tags={**own, **(tags or {})},
     )
+    try:
+        join_runs(tracker, run, [] if PARENT in (tags or {}) else recipes, data, kind)
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    return run
 
 
 def end_left(tracker: Tracker, spools: Path, *, resumed: str = "") -> None:

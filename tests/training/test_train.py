@@ -87,7 +87,11 @@ def test_a_run_learns_and_is_tracked(
     assert summary.evaluation is not None
     assert summary.evaluation.sequences == 10
     assert (run.experiment, run.status, run.run_id) == ("bert-pretraining", "FINISHED", summary.run_id)
-    assert run.tags == {"stowage.manifest": dataset[0], "stowage.recipe_id": "recipe-of-the-test"}
+    assert run.tags == {
+        "stowage.manifest": dataset[0],
+        "stowage.recipe_id": "recipe-of-the-test",
+        "mlflow.note.content": f"Trained on `{dataset[0]}`.",
+    }
     assert {"recipe_id", "manifest", "learning_rate", "model.hidden_size"} <= set(run.params)
     losses = series(run, "loss/mlm")
     assert list(losses) == list(range(1, 31))
