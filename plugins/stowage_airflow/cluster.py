@@ -6,7 +6,7 @@ Not through the provider's Job operator: that starts another Job on a retry and 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -15,11 +15,12 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 from kubernetes_asyncio.client import ApiClient, ApiException, BatchV1Api, CoreV1Api
+from kubernetes_asyncio.client.rest import RESTResponse
 from kubernetes_asyncio.config import ConfigException
 
 from stowage_airflow.connections import KUBERNETES_CONNECTION
 from stowage_airflow.observe import one_line
-from training.launchers.kubernetes import Manifest
+from training.launchers.kubernetes import CONTAINER, Manifest
 
 _PASSING = (408, 409, 429)
 """Refusals that a later try may not meet; others below 500 are for good."""
@@ -56,23 +57,24 @@ class Cluster:
     async def create_service(self, service: Manifest) -> Manifest | None:
         """The Service as it was created; None if there is one of that name."""
         name = service["metadata"]["name"]
-        return await self._unless(409, f"service {name}", self._core.create_namespaced_service, body=service)
+        return await self._unless((409,), f"service {name}", self._core.create_namespaced_service, body=service)
 
     async def job(self, name: str) -> Manifest | None:
         """None if there is none."""
-        return await self._unless(404, f"job {name}", self._batch.read_namespaced_job, name)
+        return await self._unless((404,), f"job {name}", self._batch.read_namespaced_job, name)
 
     async def service(self, name: str) -> Manifest | None:
         """None if there is none."""
-        return await self._unless(404, f"service {name}", self._core.read_namespaced_service, name)
+        return await self._unless((404,), f"service {name}", self._core.read_namespaced_service, name)
 
     async def delete_job(self, name: str) -> None:
         """Have its pods ended, with SIGTERM and their grace, then it and what it owns; nothing if there is none."""
-        await self._unless(404, f"job {name}", self._batch.delete_namespaced_job, name, propagation_policy="Foreground")
+        call = self._batch.delete_namespaced_job
+        await self._unless((404,), f"job {name}", call, name, propagation_policy="Foreground")
 
     async def delete_service(self, name: str) -> None:
         """Nothing if there is none."""
-        await self._unless(404, f"service {name}", self._core.delete_namespaced_service, name)
+        await self._unless((404,), f"service {name}", self._core.delete_namespaced_service, name)
 
     async def pods(self, job: Manifest) -> list[Manifest]:
         """The pods of a Job that was created, those that have ended too."""
@@ -88,23 +90,34 @@ class Cluster:
 
     async def log(self, pod: str, **limits: int) -> list[str]:
         """Lines of `TIMESTAMP TEXT`, within `since_seconds` or `tail_lines`; none if the pod or its log is gone."""
-        text = await self._unless(
-            404, f"log of pod {pod}", self._core.read_namespaced_pod_log, pod, timestamps=True, **limits
-        )
+
+        async def read(**options: Any) -> str:
+            # Not decoded by the client, which fails on what is no UTF-8, but then does not look at the status either.
+            answer = await self._core.read_namespaced_pod_log(pod, **options, **limits, _preload_content=False)
+            data = await answer.read()
+            if not answer.ok:
+                raise ApiException(http_resp=RESTResponse(answer, data))
+            return data.decode(errors="replace")
+
+        # A container that has ended with its node, or never began, has no log to read: a bad request.
+        options = {"container": CONTAINER, "timestamps": True}
+        text = await self._unless((400, 404), f"log of pod {pod}", read, **options)
         return (text or "").split("\n")[:-1]
 
     async def _ask(self, what: str, call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
         with _api_errors(f"namespace {self.namespace}, {what}"):
             return self._client.sanitize_for_serialization(await call(*arguments, namespace=self.namespace, **options))
 
-    async def _unless(self, status: int, what: str, call: Callable[..., Awaitable[Any]], *args: Any, **kw: Any) -> Any:
-        """None if the API server answers with `status`."""
+    async def _unless(
+        self, statuses: Collection[int], what: str, call: Callable[..., Awaitable[Any]], *args: Any, **kw: Any
+    ) -> Any:
+        """None if the API server answers with one of `statuses`."""
 
         async def guarded(**options: Any) -> Any:
             try:
                 return await call(*args, **options)
             except ApiException as exc:
-                if exc.status != status:
+                if exc.status not in statuses:
                     raise
                 return None
 
@@ -130,6 +143,8 @@ def _api_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {_message(exc)} (status {exc.status})") from exc
     except (ConfigException, AirflowNotFoundException) as exc:
         raise RefusedError(f"{what}: {one_line(str(exc))}; set it in Airflow") from exc
+    except ValueError as exc:
+        raise AirflowException(f"{what}: cannot be understood ({one_line(str(exc))})") from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise AirflowException(
             f"{what}: the API server is unreachable ({type(exc).__name__}: {one_line(str(exc))})"

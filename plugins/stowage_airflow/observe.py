@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.launchers.kubernetes import Manifest
+from training.launchers.kubernetes import CONTAINER, Manifest
 from training.launchers.local import blame
 
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
@@ -70,11 +70,12 @@ def _failure(pod: Manifest) -> Failure:
 
 
 def _state(pod: Manifest, *kinds: str) -> dict[str, Any] | None:
-    """The state of its only container, if it is one of `kinds`."""
+    """The state of its container that trains, if it is one of `kinds`."""
     for status in pod["status"].get("containerStatuses") or []:
+        state = status.get("state") or {}
         for kind in kinds:
-            if kind in status["state"]:
-                return dict(status["state"][kind])
+            if status["name"] == CONTAINER and kind in state:
+                return dict(state[kind])
     return None
 
 

@@ -60,8 +60,14 @@ class FakeCluster(kmock.KubernetesEmulator):
                 containerStatuses=[_status(running={"startedAt": "2026-01-01T00:00:00Z"})],
             )
 
+    def inject(self, index: int) -> None:
+        """Worker `index` gets a container beside its own, as a service mesh adds one to all pods."""
+        pod = self._pod(index)
+        proxy = {**_status(terminated={"exitCode": 0, "reason": "Completed"}), "name": "a-proxy"}
+        self._set(pod, containerStatuses=[proxy, *pod["status"]["containerStatuses"]])
+
     def say(self, index: int, *lines: str) -> None:
-        """Worker `index` prints lines."""
+        """Worker `index` prints lines; a surrogate stands for a byte that is no UTF-8."""
         pod = self._pod(index)
         self.logs[pod["metadata"]["name"]] += [f"2026-01-01T00:{next(self._numbers):04}.5Z {line}" for line in lines]
 
@@ -77,7 +83,10 @@ class FakeCluster(kmock.KubernetesEmulator):
         pod = self._pod(index)
         condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
         message = "The node was low on resource: memory."
-        self._set(pod, phase="Failed", reason="Evicted", message=message, conditions=[condition], containerStatuses=[])
+        unknown = _status(terminated={"exitCode": 137, "reason": "ContainerStatusUnknown"})
+        self._set(
+            pod, phase="Failed", reason="Evicted", message=message, conditions=[condition], containerStatuses=[unknown]
+        )
         self._settle(pod, "Ignore")
 
     def lose(self, index: int) -> None:
@@ -179,8 +188,14 @@ class FakeCluster(kmock.KubernetesEmulator):
     def _log(self, pod: str, params: Mapping[str, str]) -> aiohttp.web.Response:
         if pod not in self.logs:
             raise kmock.KubernetesError(404, "NotFound", f'pods "{pod}" not found')
+        statuses = self.objects[PODS, NAMESPACE, pod].raw["status"]["containerStatuses"]
+        (training,) = (status for status in statuses if status["name"] == "training")
+        if len(statuses) > 1 and params.get("container") != "training":
+            raise kmock.KubernetesError(400, "BadRequest", f"a container name must be specified for pod {pod}")
+        if training["state"].get("terminated", {}).get("reason") == "ContainerStatusUnknown":
+            raise kmock.KubernetesError(400, "BadRequest", f'container "training" in pod "{pod}" is terminated')
         lines = self.logs[pod][-int(params.get("tailLines", 10**9)) :]
-        return aiohttp.web.Response(text="".join(line + "\n" for line in lines))
+        return aiohttp.web.Response(body="".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
 
     def _delete_job(self, request: kmock.Request) -> aiohttp.web.Response:
         found = [job for job in self.all(JOBS) if job["metadata"]["name"] == request.name]

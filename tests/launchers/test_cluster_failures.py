@@ -162,9 +162,10 @@ def test_a_short_absence_of_the_api_server_is_waited_out(
     cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.play = succeed()
-    cluster.refusals["list", "pods"] = [(0, ""), (500, "etcdserver: leader changed"), (503, "busy"), (0, "")]
+    answers = [(500, "etcdserver: leader changed"), (503, "busy"), (200, "<html>log in</html>")]
+    cluster.refusals["list", "pods"] = [(0, ""), *answers, (0, "")]
     assert attempt(operator()) == FIGURES
-    assert capfd.readouterr().out.count("asking again") == 2
+    assert capfd.readouterr().out.count("asking again") == 3
 
 
 def test_a_log_that_is_out_of_reach_for_a_while_is_caught_up(

@@ -126,6 +126,29 @@ def test_a_stopped_worker_starts_again_and_is_followed(cluster: FakeCluster, cap
     assert progress(capfd) == ["step 1", "step 2", "step 3  sequences 24"]
 
 
+def test_a_chief_that_is_evicted_is_replaced_and_followed(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Though it left no log, for which the API server calls the request a bad one."""
+    cluster.play = [RUN, say(0, "step 1"), lambda c: c.evict(0), RUN, *succeed()[1:]]
+    assert attempt(operator()) == FIGURES
+    assert progress(capfd) == ["step 1", "step 3  sequences 24"]
+
+
+def test_another_container_in_the_pods_is_not_taken_for_the_worker(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.play = [RUN, lambda c: c.inject(0), say(0, "step 1"), end(1), lambda c: (c.end(0, 3), c.inject(0))]
+    assert "worker 0 ended with status 3: step 1" in fails(operator(), retry=False)
+    assert progress(capfd) == ["step 1"]
+
+
+def test_a_log_may_hold_any_bytes(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    cluster.play = [RUN, say(0, "step \udcff", "step é\u2028x"), *succeed()[1:]]
+    assert attempt(operator()) == FIGURES
+    assert progress(capfd) == ["step \ufffd", "step é\u2028x", "step 3  sequences 24"]
+
+
 def test_a_killed_trigger_deletes_the_job(cluster: FakeCluster) -> None:
     cluster.play = [RUN]
     trigger = defer(operator())

@@ -19,10 +19,11 @@ Manifest = dict[str, Any]
 
 PORT = 2222
 """On which TensorFlow's workers meet."""
+CONTAINER = "training"
+"""Of each pod; whoever else works on the cluster may add others."""
 NO_RETRY_STATUSES = tuple(sorted(error.exit_status for error in (UsageError, InputError, VerificationError)))
 """Another attempt would end in the same way."""
 
-_CONTAINER = "training"
 _PROBE_SECONDS = 10
 
 
@@ -132,7 +133,7 @@ def _failure_rules() -> list[Manifest]:
     def on_statuses(action: str, statuses: Sequence[int]) -> Manifest:
         return {
             "action": action,
-            "onExitCodes": {"containerName": _CONTAINER, "operator": "In", "values": list(statuses)},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(statuses)},
             "onPodConditions": [],  # the first schemas that had the policy want them in every rule
         }
 
@@ -204,7 +205,7 @@ def _container(
     if config.resources.hugepages:
         limits["hugepages-2Mi"] = config.resources.hugepages
     return {
-        "name": _CONTAINER,
+        "name": CONTAINER,
         "image": config.image,
         "command": [_escaped(argument) for argument in command],
         "env": _environment(config, device),
