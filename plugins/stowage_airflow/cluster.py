@@ -83,9 +83,9 @@ class Cluster:
         uid = job["metadata"]["uid"]
         return [pod for pod in found["items"] if uid in _owners(pod)]
 
-    async def warnings(self, uids: set[str]) -> list[Manifest]:
-        """The events that tell what has gone wrong with the objects of these uids."""
-        found = await self._ask("events", self._core.list_namespaced_event, field_selector="type=Warning")
+    async def events(self, uids: set[str]) -> list[Manifest]:
+        """What has happened to the objects of these uids, as far as the API server still knows it."""
+        found = await self._ask("events", self._core.list_namespaced_event)
         return [event for event in found["items"] if event["involvedObject"].get("uid") in uids]
 
     async def log(self, pod: str, **limits: int) -> list[str]:

@@ -79,16 +79,40 @@ def _state(pod: Manifest, *kinds: str) -> dict[str, Any] | None:
     return None
 
 
-def complaints(pods: Iterable[Manifest], down: Sequence[int]) -> str:
-    """Why the pods of workers do not run, in the API server's own words and one line; empty if it has said nothing."""
-    return _distinct(
-        f"worker {worker(pod)}: {text}" for pod in pods if worker(pod) in down for text in _complaints(pod)
-    )
+def starting(pods: Iterable[Manifest], down: Sequence[int]) -> list[Manifest]:
+    """The pods of workers that are down that may still run; a pod whose node is lost is not one of them."""
+    return [
+        pod for pod in pods if worker(pod) in down and pod["status"].get("phase") == "Pending" and not is_deleted(pod)
+    ]
 
 
-def warnings(events: Iterable[Manifest]) -> str:
-    """What has gone wrong with a Job and its pods, in one line; empty if nothing is known."""
-    return _distinct(_sentence(event) for event in events if event.get("type") == "Warning")
+def complaints(pods: Iterable[Manifest]) -> str:
+    """Why pods do not run, in the API server's own words and one line; empty if it has said nothing."""
+    return _distinct(f"worker {worker(pod)}: {text}" for pod in pods for text in _complaints(pod))
+
+
+def latest(events: Iterable[Manifest]) -> list[Manifest]:
+    """The last event of each object, as what was wrong before it may be no more; of one second, a warning."""
+    last: dict[str, Manifest] = {}
+    for event in sorted(events, key=lambda event: (_second(event), is_warning(event))):
+        last[event["involvedObject"]["uid"]] = event
+    return list(last.values())
+
+
+def _second(event: Manifest) -> str:
+    """When it was last seen; components differ in where they say so, and in how exactly."""
+    times = [(event.get("series") or {}).get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime")]
+    return next((time[: len("2026-01-01T00:00:00")] for time in times if time), "")
+
+
+def is_warning(event: Manifest) -> bool:
+    """Whether something has gone wrong."""
+    return event.get("type") == "Warning"
+
+
+def said(events: Iterable[Manifest]) -> str:
+    """What has happened, in one line."""
+    return _distinct(map(_sentence, events))
 
 
 def _distinct(said: Iterable[str]) -> str:

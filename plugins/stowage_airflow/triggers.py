@@ -18,9 +18,12 @@ from stowage_airflow.observe import (
     complaints,
     condition,
     is_deleted,
+    is_warning,
     last_words,
+    latest,
     one_line,
-    warnings,
+    said,
+    starting,
     workers_down,
     worst_failure,
 )
@@ -49,6 +52,7 @@ class TrainingTrigger(BaseTrigger):
         self._result = ""
         self._read_at = 0.0
         self._complete_at = time.monotonic()
+        self._has_run = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How a triggerer makes it again; there is no secret in it."""
@@ -112,7 +116,7 @@ class TrainingTrigger(BaseTrigger):
             return await self._failed(cluster, ended, pods)
         down = workers_down(pods, self.workers)
         if not down:
-            self._complete_at = time.monotonic()
+            self._complete_at, self._has_run = time.monotonic(), True
         elif time.monotonic() - self._complete_at > self.start_timeout:
             return await self._not_started(cluster, job, pods, down)
         return None
@@ -144,25 +148,36 @@ class TrainingTrigger(BaseTrigger):
             return {}
 
     async def _failed(self, cluster: Cluster, ended: Any, pods: list[Manifest]) -> TriggerEvent:
-        said = one_line(f"{ended.get('reason', '')}: {ended.get('message', '')}")
+        why = one_line(f"{ended.get('reason', '')}: {ended.get('message', '')}")
         found = worst_failure(pods)
         if found is None:
-            return _event(FAILED if ended.get("reason") == "DeadlineExceeded" else RETRY, f"job {self.name}: {said}")
+            return _event(FAILED if ended.get("reason") == "DeadlineExceeded" else RETRY, f"job {self.name}: {why}")
         pod, failure = found
         printed = Tail().add(await cluster.log(pod["metadata"]["name"], tail_lines=_FIRST_LINES))
         final = failure.status in NO_RETRY_STATUSES or ended.get("reason") == "DeadlineExceeded"
-        message = f"job {self.name}: {failure}: {last_words(printed)} ({said})"
+        message = f"job {self.name}: {failure}: {last_words(printed)} ({why})"
         return _event(FAILED if final else RETRY, message)
 
     async def _not_started(
         self, cluster: Cluster, job: Manifest, pods: list[Manifest], down: list[int]
     ) -> TriggerEvent:
-        """Delete the Job; without retry if the API server has said what is wrong."""
-        uids = {job["metadata"]["uid"], *(pod["metadata"]["uid"] for pod in pods)}
-        why = complaints(pods, down) or warnings(await cluster.warnings(uids))
+        """Delete the Job; without retry if the API server has said why the run has never begun."""
+        waiting = starting(pods, down)
+        events = latest(await self._events(cluster, [job, *waiting]))
+        why = complaints(waiting) or said(filter(is_warning, events))
         await cluster.delete_job(self.name)
         message = f"job {self.name}: {len(down)} of {self.workers} workers do not run after {self.start_timeout:g} s"
-        return _event(FAILED if why else RETRY, f"{message}: {why or 'no reason is known'}; the job is deleted")
+        reason = why or said(events) or "no reason is known"
+        final = why and not self._has_run
+        return _event(FAILED if final else RETRY, f"{message}: {reason}; the job is deleted")
+
+    async def _events(self, cluster: Cluster, objects: Iterable[Manifest]) -> list[Manifest]:
+        """None if they are not to be seen: a right that only explanations need."""
+        try:
+            return await cluster.events({found["metadata"]["uid"] for found in objects})
+        except AirflowFailException as exc:
+            self.log.warning("%s", exc)
+            return []
 
 
 def _event(outcome: str, message: str, figures: dict[str, Any] | None = None) -> TriggerEvent:

@@ -99,6 +99,14 @@ class FakeCluster(kmock.KubernetesEmulator):
         """Worker `index` waits, with this status."""
         self._set(self._pod(index), **status)
 
+    def strand(self, index: int) -> None:
+        """Worker `index` is on a node that does not answer: its pod is deleted, and stays."""
+        self._patch(PODS, self._pod(index), {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z"}})
+
+    def tell(self, index: int, kind: str, reason: str, message: str) -> None:
+        """Something happens to worker `index`."""
+        self._tell(self._pod(index), kind, reason, message)
+
     def delete_by_hand(self) -> None:
         """Somebody deletes the Job and all that is its own."""
         self._collect(self.job())
@@ -220,12 +228,25 @@ class FakeCluster(kmock.KubernetesEmulator):
 
     def _start(self, job: Manifest) -> None:
         if self.quota:
-            about = {"uid": job["metadata"]["uid"], "kind": "Job", "name": job["metadata"]["name"]}
-            event = {"type": "Warning", "reason": "FailedCreate", "message": self.quota, "involvedObject": about}
-            self.objects[EVENTS, NAMESPACE, "quota"] = {"metadata": {"name": "quota", "namespace": NAMESPACE}, **event}
+            self._tell(job, "Warning", "FailedCreate", self.quota)
             return
         for index in range(job["spec"]["completions"]):
             self._make_pod(job, index)
+
+    def _tell(self, about: Manifest, kind: str, reason: str, message: str) -> None:
+        """Every other event as the newer components write them: with microseconds, and not as the last of many."""
+        number = next(self._numbers)
+        seconds = f"2026-01-01T00:{number // 60:02}:{number % 60:02}"
+        time = {"eventTime": f"{seconds}.000001Z"} if number % 2 else {"lastTimestamp": f"{seconds}Z"}
+        name = f"event-{number}"
+        self.objects[EVENTS, NAMESPACE, name] = {
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "involvedObject": {"uid": about["metadata"]["uid"], "name": about["metadata"]["name"]},
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            **time,
+        }
 
     def _make_pod(self, job: Manifest, index: int) -> None:
         identity = self._identity()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,17 +42,26 @@ UNSCHEDULABLE = {
         }
     ]
 }
+
+
+@pytest.fixture
+def after(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Any]:
+    """A step in which nothing happens for some seconds; no other time passes."""
+    from stowage_airflow import triggers
+
+    assert not cluster.play
+    now = [0.0]
+    monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return lambda seconds: lambda _: now.__setitem__(0, now[0] + seconds)
+
+
+def waiting(**state: str) -> dict[str, Any]:
+    about = {"name": "training", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    return {**about, "state": {"waiting": state}}
+
+
 NO_IMAGE = {
-    "containerStatuses": [
-        {
-            "name": "training",
-            "image": "x",
-            "imageID": "",
-            "ready": False,
-            "restartCount": 0,
-            "state": {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "train:1"'}},
-        }
-    ]
+    "containerStatuses": [waiting(reason="ImagePullBackOff", message='Back-off pulling image "train:1"')],
 }
 
 
@@ -80,21 +90,64 @@ def test_a_quota_that_the_pods_exceed_is_named(cluster: FakeCluster) -> None:
     assert len(cluster.all(EVENTS)) == 1
 
 
+def test_the_right_to_see_events_can_be_missed(cluster: FakeCluster) -> None:
+    cluster.quota = "exceeded quota"
+    cluster.refusals["list", "events"] = [(403, "events is forbidden")]
+    assert "no reason is known" in fails(operator(), retry=True, start_timeout=0.05)
+
+
+def test_what_is_over_is_no_reason(cluster: FakeCluster, after: Callable[[float], Any]) -> None:
+    """A node has come for the workers, and they load a large image."""
+    creating = {"containerStatuses": [waiting(reason="ContainerCreating")]}
+    cluster.play = [
+        lambda c: (c.complain(0, **creating), c.complain(1, **creating)),
+        lambda c: [c.tell(index, "Warning", "FailedScheduling", "0/3 nodes are available") for index in (0, 1)],
+        lambda c: [c.tell(index, "Normal", "Pulling", 'Pulling image "train:1"') for index in (0, 1)],
+        after(601),
+    ]
+    message = fails(operator(), retry=True)
+    assert 'Pulling: Pulling image "train:1"' in message
+    assert "FailedScheduling" not in message
+
+
+def test_a_secret_that_is_missing_is_named(cluster: FakeCluster, after: Callable[[float], Any]) -> None:
+    creating = {"containerStatuses": [waiting(reason="ContainerCreating")]}
+    cluster.play = [
+        lambda c: (c.run(), c.complain(1, phase="Pending", **creating)),
+        lambda c: c.tell(1, "Normal", "Scheduled", "assigned to a node"),
+        lambda c: c.tell(1, "Warning", "FailedMount", 'secret "s3" not found'),
+        after(601),
+    ]
+    assert 'FailedMount: secret "s3" not found' in fails(operator(), retry=False)
+
+
+def test_a_node_that_is_lost_while_training_is_tried_again(cluster: FakeCluster, after: Callable[[float], Any]) -> None:
+    """Whatever was said of its pod before."""
+    cluster.play = [
+        lambda c: c.tell(1, "Warning", "Unhealthy", "Startup probe failed: connection refused"),
+        RUN,
+        lambda c: c.strand(1),
+        after(601),
+    ]
+    message = fails(operator(), retry=True)
+    assert "1 of 2 workers do not run" in message
+    assert "Unhealthy" not in message
+
+
+def test_a_run_that_has_begun_is_tried_again_if_its_worker_finds_no_other_node(
+    cluster: FakeCluster, after: Callable[[float], Any]
+) -> None:
+    cluster.play = [RUN, lambda c: c.evict(1), lambda c: c.complain(1, **UNSCHEDULABLE), after(601)]
+    assert "Insufficient nvidia.com/gpu" in fails(operator(), retry=True)
+
+
 @pytest.mark.parametrize("seconds_away", [500, 700])
 def test_a_worker_that_is_replaced_has_the_same_time_to_start(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, seconds_away: float
+    cluster: FakeCluster, after: Callable[[float], Any], seconds_away: float
 ) -> None:
     """Which begins when it is gone, after whatever time of training."""
-    from stowage_airflow import triggers
-
-    now = [0.0]
-    monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def after(seconds: float, step: Any = lambda _: None) -> Any:
-        return lambda cluster: (now.__setitem__(0, now[0] + seconds), step(cluster))
-
     back = [after(seconds_away), *succeed()]
-    cluster.play = [RUN, after(400), after(400), after(0, lambda c: c.evict(1)), *back]
+    cluster.play = [RUN, after(400), after(400), lambda c: c.evict(1), *back]
     if seconds_away < 600:
         assert attempt(operator(), start_timeout=600) == FIGURES
     else:
