@@ -17,6 +17,11 @@ from training.launchers.options import LAUNCHERS, add_launch_options, launch_con
 
 LOCAL = "local"
 
+LEAST_TTL = 600
+"""Seconds that a Job has to stay after its end, as its task learns from it how it ended."""
+
+_DECIDED = ("--launcher", "--name", "--workers")
+"""What follows from the task and its own fields, and other things follow from it."""
 _READABLE = 40
 """Characters of a Job's name that people read; the rest tells runs apart."""
 
@@ -62,6 +67,14 @@ def strategy(launcher: str, workers: int) -> str | None:
     return LAUNCHERS[launcher].strategies[workers > 1]
 
 
+def workers_of(fields: Mapping[str, Any]) -> int:
+    """How many a form's fields ask for; raises UsageError for what is no such number."""
+    given = fields.get("workers") or 1
+    if not str(given).isdecimal():
+        raise UsageError(f"workers: expected an integer from 1, got {given!r}")
+    return int(given)
+
+
 def check_launcher(launcher: str) -> None:
     """Raise UsageError for a launcher that there is not."""
     if launcher not in (LOCAL, *LAUNCHERS):
@@ -83,6 +96,8 @@ def plan_launch(
     """
     given = {**fields}
     more = _split(given.pop("launch_options", None) or "")
+    if decided := [flag for flag in (text.partition("=")[0] for text in more) if flag in _DECIDED]:
+        raise UsageError(f"launch options: {decided[0]} is the task's to say; expected others")
     arguments = ["--launcher", launcher, *as_arguments(given), "--name", key.job_name, *more]
     for name, value in key.labels.items():
         arguments += ["--label", f"{name}={value}"]
@@ -95,6 +110,11 @@ def plan_launch(
     chosen = {text.partition("=")[0] for text in (*options.env, *options.secret_env)}
     options.env += [f"{name}={value}" for name, value in environment.items() if name not in chosen]
     config = launch_config(options)
+    if config.ttl_seconds_after_finished < LEAST_TTL:
+        raise UsageError(
+            f"ttl_seconds_after_finished: expected at least {LEAST_TTL}, for the task to see how the Job has ended, "
+            f"got {config.ttl_seconds_after_finished}"
+        )
     *services, job = LAUNCHERS[launcher].manifests(config, command)
     return Launch(config, job, services[0] if services else None)
 

@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from stowage_airflow.connections import kubernetes_namespace, public_environment, task_errors, training_environment
-from stowage_airflow.launch import LOCAL, TaskKey, as_arguments, check_launcher, plan_launch, strategy
+from stowage_airflow.launch import LOCAL, TaskKey, as_arguments, check_launcher, plan_launch, strategy, workers_of
 from stowage_airflow.links import MlflowRunLink
 from stowage_airflow.process import TaskProcess
 from training.launchers.kubernetes import NO_RETRY_STATUSES
@@ -61,11 +61,11 @@ class LaunchTrainingOperator(BaseOperator):
         return self._run_elsewhere(context)
 
     def _run_here(self) -> dict[str, Any]:
-        workers = int(self.launch.get("workers") or 1)
+        with task_errors():
+            workers = workers_of(self.launch)
+            environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
         module = ["training"] if workers == 1 else ["training.launchers.local", "--workers", str(workers), "--"]
         command = [sys.executable, "-m", *module, *self._arguments(workers)]
-        with task_errors():
-            environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
         self.log.info("starting %s", " ".join(command[1:]))
         self._process = TaskProcess(command, environment)
         status, result, message = self._process.run()
@@ -84,7 +84,7 @@ class LaunchTrainingOperator(BaseOperator):
             launch = plan_launch(
                 self.launcher,
                 fields,
-                ["python", "-m", "training", *self._arguments(int(fields.get("workers") or 1))],
+                ["python", "-m", "training", *self._arguments(workers_of(fields))],
                 key=TaskKey(task.dag_id, task.task_id, task.run_id, -1 if task.map_index is None else task.map_index),
                 environment=public_environment(),
             )

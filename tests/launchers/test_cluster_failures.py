@@ -204,6 +204,12 @@ def test_a_missing_namespace_is_named(cluster: FakeCluster) -> None:
         ("kubernetes-gaudi", {"devices": 8}, "devices"),
         ("kubernetes-gpu", {"launch_options": "--no-such 1"}, "got --no-such"),
         ("kubernetes-gpu", {"launch_options": "--env 'X"}, "as in a shell"),
+        ("kubernetes-gpu", {"launch_options": "--workers=2"}, "--workers is the task's to say"),
+        ("kubernetes-gpu", {"launch_options": "--name same"}, "--name is the task's to say"),
+        ("kubernetes-gpu", {"launch_options": "--launcher kubernetes-gaudi"}, "--launcher is the task's to say"),
+        ("kubernetes-gpu", {"launch_options": "--ttl-seconds-after-finished 599"}, "expected at least 600"),
+        ("kubernetes-gpu", {"workers": "two"}, "workers: expected an integer from 1, got 'two'"),
+        ("local", {"workers": "-2"}, "workers: expected an integer from 1, got '-2'"),
     ],
 )
 def test_what_cannot_work_is_not_sent(cluster: FakeCluster, launcher: str, launch: dict[str, Any], words: str) -> None:
