@@ -35,6 +35,12 @@ def condition(job: Manifest) -> Mapping[str, Any] | None:
     return next((c for c in found if c["type"] in ("Complete", "Failed") and c["status"] == "True"), None)
 
 
+def is_ending(job: Manifest) -> bool:
+    """Whether it is decided how it ends; its pods may take their grace before it has ended."""
+    found = (job.get("status") or {}).get("conditions") or []
+    return any(c["type"] in ("FailureTarget", "SuccessCriteriaMet") and c["status"] == "True" for c in found)
+
+
 def is_deleted(job: Manifest) -> bool:
     """Whether somebody has deleted it; it stays until its pods have ended."""
     return "deletionTimestamp" in job["metadata"]

@@ -18,6 +18,7 @@ from stowage_airflow.observe import (
     complaints,
     condition,
     is_deleted,
+    is_ending,
     is_warning,
     last_words,
     latest,
@@ -31,7 +32,10 @@ from training.launchers.kubernetes import NO_RETRY_STATUSES, Manifest
 
 DONE, RETRY, FAILED = "done", "retry", "failed"
 
+REFUSED_SECONDS = 60
+"""How long a refusal has to last: API servers that start refuse what they allow once they have read who may do what."""
 _UNREACHABLE_SECONDS = 600
+_AWAY_SECONDS = 2.0
 _FIRST_LINES = 1000
 _OVERLAP_SECONDS = 10
 
@@ -68,22 +72,38 @@ class TrainingTrigger(BaseTrigger):
                 async with open_cluster(self.namespace) as cluster:
                     event = await self._poll(cluster)
                 reached_at = time.monotonic()
-            except AirflowFailException as exc:
-                event = _event(FAILED, f"{exc}; {await self._abandon()}")
             except AirflowException as exc:
-                if time.monotonic() - reached_at > _UNREACHABLE_SECONDS:
-                    event = _event(RETRY, f"{exc}; the job may still run, and a retry looks for it")
-                else:
-                    self.log.warning("%s; asking again", exc)
+                event = await self._give_up(exc, time.monotonic() - reached_at)
             if event is None:
                 await asyncio.sleep(self.poll_seconds)
         yield event
 
     async def on_kill(self) -> None:
-        """Delete the Job when the deferred task is cleared or marked as ended by a user."""
+        """Delete the Job when the deferred task is cleared or marked as ended by a user.
+
+        Airflow gives it 30 s, and does not ask again, so it does not leave a Job for a short absence of the API server.
+        """
         self.log.info("the task was stopped: deleting job %s", self.name)
-        async with open_cluster(self.namespace) as cluster:
-            await cluster.delete_job(self.name)
+        deleted = False
+        while not deleted:
+            try:
+                async with open_cluster(self.namespace) as cluster:
+                    await cluster.delete_job(self.name)
+                deleted = True
+            except AirflowFailException:
+                raise
+            except AirflowException as exc:
+                self.log.warning("%s; asking again", exc)
+                await asyncio.sleep(min(self.poll_seconds, _AWAY_SECONDS))
+
+    async def _give_up(self, exc: AirflowException, seconds: float) -> TriggerEvent | None:
+        """The end, if the API server has not answered, or refused to, for too long."""
+        if isinstance(exc, AirflowFailException) and seconds > REFUSED_SECONDS:
+            return _event(FAILED, f"{exc}; {await self._abandon()}")
+        if seconds > _UNREACHABLE_SECONDS:
+            return _event(RETRY, f"{exc}; the job may still run, and a retry looks for it")
+        self.log.warning("%s; asking again", exc)
+        return None
 
     async def _abandon(self) -> str:
         """Delete a Job that cannot be followed, as its task fails; says what became of it."""
@@ -114,7 +134,7 @@ class TrainingTrigger(BaseTrigger):
             if ended["type"] == "Complete":
                 return _event(DONE, "", self._figures())
             return await self._failed(cluster, ended, pods)
-        down = workers_down(pods, self.workers)
+        down = [] if is_ending(job) else workers_down(pods, self.workers)
         if not down:
             self._complete_at, self._has_run = time.monotonic(), True
         elif time.monotonic() - self._complete_at > self.start_timeout:

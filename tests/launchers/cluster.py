@@ -78,6 +78,24 @@ class FakeCluster(kmock.KubernetesEmulator):
         self._set(pod, phase="Failed" if status else "Succeeded", containerStatuses=[ended])
         self._settle(pod, self._action(status) if status else "")
 
+    def end_slowly(self, index: int, status: int) -> None:
+        """Worker `index` exits, which fails the Job, and the others take their grace."""
+        ended = _status(terminated={"exitCode": status, "reason": "Error"})
+        self._set(self._pod(index), phase="Failed", containerStatuses=[ended])
+        for pod in self.pods(phase="Running"):
+            self._patch(PODS, pod, {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z"}})
+        decided = {
+            "type": "FailureTarget",
+            "status": "True",
+            "reason": "PodFailurePolicy",
+            "message": "Container failed",
+        }
+        self._patch(JOBS, self.job(), {"status": {"conditions": [decided]}})
+
+    def finish_slowly(self) -> None:
+        """What `end_slowly` has begun is done."""
+        self._finish("Failed", "PodFailurePolicy", "Container failed")
+
     def evict(self, index: int) -> None:
         """Worker `index` loses its node."""
         pod = self._pod(index)

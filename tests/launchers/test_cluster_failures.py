@@ -172,8 +172,11 @@ def test_workers_that_are_silent_are_tried_again() -> None:
     ],
 )
 def test_refusals_are_passed_on_in_one_line(
-    cluster: FakeCluster, request_of: tuple[str, str], status: int, *, retry: bool
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, request_of: tuple[str, str], status: int, *, retry: bool
 ) -> None:
+    from stowage_airflow import triggers
+
+    monkeypatch.setattr(triggers, "REFUSED_SECONDS", 0)
     words = 'jobs.batch is forbidden: User "me" cannot do this:\n exceeded quota'
     cluster.refusals[request_of] = [(status, words)]
     message = fails(operator(), retry=retry)
@@ -182,6 +185,35 @@ def test_refusals_are_passed_on_in_one_line(
     assert f"namespace {NAMESPACE}" in message
     cluster.settle()
     assert cluster.all(JOBS) == []
+
+
+def test_a_refusal_that_passes_is_waited_out(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """As of an API server that has not yet read who may do what."""
+    cluster.play = succeed()
+    cluster.refusals["list", "pods"] = [(0, ""), (403, "RBAC: not yet read"), (401, "Unauthorized"), (0, "")]
+    assert attempt(operator()) == FIGURES
+    assert capfd.readouterr().out.count("asking again") == 2
+
+
+def test_a_refusal_that_stays_ends_the_run(cluster: FakeCluster, after: Callable[[float], Any]) -> None:
+    cluster.play = [RUN, after(61)]
+    cluster.refusals["fetch", "pods"] = [(403, "pods/log is forbidden")]
+    message = fails(operator(), retry=False)
+    assert "pods/log is forbidden (status 403)" in message
+    assert "is deleted" in message
+
+
+def test_a_job_that_ends_slowly_is_not_taken_for_one_that_does_not_start(
+    cluster: FakeCluster, after: Callable[[float], Any]
+) -> None:
+    """Its pods have their grace, which may be longer than their time to start."""
+    cluster.play = [
+        RUN,
+        lambda c: (c.say(0, "error: bad data"), c.end_slowly(0, 3)),
+        after(601),
+        lambda c: c.finish_slowly(),
+    ]
+    assert "worker 0 ended with status 3: error: bad data" in fails(operator(), retry=False)
 
 
 def test_a_page_of_a_proxy_is_cut_to_a_line(cluster: FakeCluster) -> None:
@@ -237,7 +269,10 @@ def test_a_log_that_is_out_of_reach_for_a_while_is_caught_up(
     assert progress(capfd) == ["step 1", "step 3  sequences 24"]
 
 
-def test_a_job_that_cannot_be_removed_is_named(cluster: FakeCluster) -> None:
+def test_a_job_that_cannot_be_removed_is_named(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stowage_airflow import triggers
+
+    monkeypatch.setattr(triggers, "REFUSED_SECONDS", 0)
     cluster.refusals["list", "pods"] = cluster.refusals["delete", "jobs"] = [(403, "forbidden")]
     message = fails(operator(), retry=False)
     assert f"job {cluster.job()['metadata']['name']} may still run" in message

@@ -166,6 +166,13 @@ def test_a_killed_trigger_deletes_the_job(cluster: FakeCluster) -> None:
     assert "deletionTimestamp" in cluster.job()["metadata"]
 
 
+def test_a_killed_trigger_does_not_leave_its_job_for_a_short_absence(cluster: FakeCluster) -> None:
+    trigger = defer(operator())
+    cluster.refusals["delete", "jobs"] = [(503, "busy"), (500, "etcdserver: leader changed"), (0, "")]
+    asyncio.run(trigger.on_kill())
+    assert "deletionTimestamp" in cluster.job()["metadata"]
+
+
 def test_a_cleared_task_waits_for_the_old_job_and_starts_another(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
