@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,39 @@ from training.folders import held, local_folder, user_cache, work_folder
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "worker-0"
-    with held(folder), pytest.raises(UsageError, match="another process works there"), held(folder):
+    with held(folder), pytest.raises(UsageError, match="another process works there"), held(folder, wait_seconds=0):
         pass
     with held(folder):
         assert folder.is_dir()
 
 
+HOLDER = (
+    "import sys, time; from pathlib import Path; from training.folders import held\n"
+    "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+)
+
+
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from training.folders import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match=str(tmp_path)), held(tmp_path):
+        with pytest.raises(UsageError, match=str(tmp_path)), held(tmp_path, wait_seconds=0):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
     with held(tmp_path):
         pass
+
+
+def test_the_end_of_a_process_that_is_stopped_is_waited_for(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        stop = threading.Timer(0.3, process.terminate)
+        stop.start()
+        with held(tmp_path):
+            process.wait()
+        stop.join()
 
 
 def test_a_temporary_folder_goes_only_if_all_went_well(tmp_path: Path) -> None:
