@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,15 @@ def last_words(texts: Sequence[str]) -> str:
     """Of what a failed run has printed, the error that it names, or else its last line."""
     errors = [text for text in texts if text.startswith("error: ")]
     return (errors or [text for text in texts if text] or ["it left no log"])[-1]
+
+
+def result(line: str) -> dict[str, Any]:
+    """The figures that a run prints at its end; none if the line is another."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Tail:

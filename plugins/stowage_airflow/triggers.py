@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -23,6 +22,7 @@ from stowage_airflow.observe import (
     last_words,
     latest,
     one_line,
+    result,
     said,
     starting,
     workers_down,
@@ -53,7 +53,7 @@ class TrainingTrigger(BaseTrigger):
         self.namespace, self.name, self.workers = namespace, name, workers
         self.start_timeout, self.poll_seconds = start_timeout, poll_seconds
         self._tails: dict[str, Tail] = {}
-        self._result = ""
+        self._result: dict[str, Any] = {}
         self._read_at = 0.0
         self._complete_at = time.monotonic()
         self._has_run = False
@@ -152,20 +152,18 @@ class TrainingTrigger(BaseTrigger):
                 tail = self._tails[name] = Tail()
                 # A triggerer that takes over does not repeat days of progress.
                 limits = {"tail_lines": _FIRST_LINES}
-                self._result = ""
+                self._result = {}
             for line in tail.add(await cluster.log(name, **limits)):
                 self.log.info("%s", line)
                 # Both streams of a container are one log, so the result need not be its last line.
-                self._result = line if line.startswith("{") else self._result
+                self._result = result(line) or self._result
         self._read_at = now
 
     def _figures(self) -> dict[str, Any]:
         """What the run has printed as its result; its work is done and kept, even if its log is not."""
-        try:
-            return dict(json.loads(self._result))
-        except ValueError:
+        if not self._result:
             self.log.warning("job %s is done, but no figures are in its log; MLflow has them", self.name)
-            return {}
+        return self._result
 
     async def _failed(self, cluster: Cluster, ended: Any, pods: list[Manifest]) -> TriggerEvent:
         why = one_line(f"{ended.get('reason', '')}: {ended.get('message', '')}")

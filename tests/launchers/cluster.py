@@ -26,15 +26,14 @@ JOBS, PODS, SERVICES, EVENTS = (
     kmock.resource(name) for name in ("batch/v1/jobs", "v1/pods", "v1/services", "v1/events")
 )
 INDEX = "batch.kubernetes.io/job-completion-index"
-DELETION_POLLS = 2
-"""How often one asks for a deleted Job before it is gone."""
 
 
 class FakeCluster(kmock.KubernetesEmulator):
     """Jobs get pods, pods end as planned, and failures do what the Job's policy says.
 
     `play` are the steps to come, `refusals` answers by (verb, resource), `logs` lines by pod, `quota` what the
-    controller says instead of making pods, `created` all manifests that were ever accepted.
+    controller says instead of making pods, `created` all manifests that were ever accepted, `deletion_polls` how often
+    one asks for a deleted Job before it is gone.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -44,6 +43,7 @@ class FakeCluster(kmock.KubernetesEmulator):
         self.logs: dict[str, list[str]] = {}
         self.quota = ""
         self.created: list[Manifest] = []
+        self.deletion_polls = 2
         self._numbers = itertools.count(1)
         for resource in (JOBS, PODS, SERVICES, EVENTS):
             self.resources[resource] = {"namespaced": True}
@@ -239,7 +239,7 @@ class FakeCluster(kmock.KubernetesEmulator):
             if "deletionTimestamp" in job["metadata"]:
                 polls = job["metadata"].pop("polls") + 1
                 self._patch(JOBS, job, {"metadata": {"polls": polls}})
-                if polls >= DELETION_POLLS:
+                if polls >= self.deletion_polls:
                     self._collect(job)
 
     # What the controllers do.

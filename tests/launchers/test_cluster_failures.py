@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.launchers.airflow_task import FIGURES, RUN, attempt, end, fails, operator, progress, say, succeed
+from tests.launchers.airflow_task import FIGURES, RUN, attempt, defer, end, fails, operator, progress, say, succeed
 from tests.launchers.cluster import EVENTS, JOBS, NAMESPACE, FakeCluster
 
 pytestmark = pytest.mark.slow  # importing Airflow and the provider takes seconds
@@ -165,6 +167,8 @@ def test_workers_that_are_silent_are_tried_again() -> None:
         (("create", "jobs"), 403, False),
         (("create", "jobs"), 422, False),
         (("create", "services"), 403, False),
+        (("create", "jobs"), 409, True),
+        (("create", "jobs"), 429, True),
         (("create", "jobs"), 503, True),
         (("create", "services"), 500, True),
         (("fetch", "jobs"), 401, False),
@@ -277,6 +281,19 @@ def test_a_job_that_cannot_be_removed_is_named(cluster: FakeCluster, monkeypatch
     message = fails(operator(), retry=False)
     assert f"job {cluster.job()['metadata']['name']} may still run" in message
     cluster.delete_by_hand()
+
+
+def test_a_job_that_does_not_go_is_named(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that has a pod on a lost node."""
+    from stowage_airflow import launching
+
+    monkeypatch.setattr(launching, "POLL_SECONDS", 0)
+    seconds = itertools.count(step=100)
+    monkeypatch.setattr(launching, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    cluster.deletion_polls = 10**9
+    asyncio.run(defer(operator()).on_kill())
+    assert "was deleted, and is still there after 360 s" in fails(operator(), retry=True)
+    assert len(cluster.created) == 2
 
 
 def test_missing_connections_are_named(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

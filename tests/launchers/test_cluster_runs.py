@@ -65,6 +65,11 @@ def test_a_run_whose_log_is_gone_is_done_all_the_same(cluster: FakeCluster, capf
     assert "no figures are in its log" in capfd.readouterr().out
 
 
+def test_other_lines_with_a_brace_are_no_result(cluster: FakeCluster) -> None:
+    cluster.play = [RUN, end(1), end(0, 0, "{'a': 1}", json.dumps(FIGURES), "{0} is the first replica", "[1]")]
+    assert attempt(operator()) == FIGURES
+
+
 def test_the_service_goes_with_its_job(cluster: FakeCluster) -> None:
     cluster.play = succeed()
     attempt(operator())
@@ -117,6 +122,21 @@ def test_a_retry_replaces_a_job_that_failed(cluster: FakeCluster, monkeypatch: p
     cluster.play = succeed()
     assert attempt(operator()) == FIGURES
     assert cluster.job()["metadata"]["uid"] != uid
+
+
+def test_a_service_that_an_earlier_job_has_left_is_replaced(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stowage_airflow import launching
+
+    monkeypatch.setattr(launching, "POLL_SECONDS", 0.01)
+    defer(operator())
+    cluster.forget(JOBS)  # and Kubernetes has not yet removed what was its own
+    cluster.forget(PODS)
+    cluster.play = succeed()
+    assert attempt(operator()) == FIGURES
+    (service,) = cluster.all(SERVICES)
+    assert [owner["uid"] for owner in service["metadata"]["ownerReferences"]] == [cluster.job()["metadata"]["uid"]]
 
 
 def test_a_stopped_worker_starts_again_and_is_followed(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:

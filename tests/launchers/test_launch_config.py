@@ -38,6 +38,7 @@ CONFIG = LaunchConfig("train", GPU.resources)
         {"devices": 0},
         {"user_id": 0},
         {"restarts": -1},
+        {"restarts": 2**30, "workers": 2},
         {"start_timeout": 9},
         {"grace_seconds": 2**31},
         {"active_deadline_seconds": 0},
@@ -81,6 +82,17 @@ def test_quantities_are_checked(changes: dict[str, str]) -> None:
     (name,) = changes
     with pytest.raises(UsageError, match=f"^{name}: expected"):
         replace(GPU.resources, **changes)
+
+
+@pytest.mark.parametrize("path", ["", "/", "a", "/a/", "/a//b", "/a/../tmp", "/.", "/a b", "/proc", "/dev/shm/x"])  # noqa: S108
+def test_paths_that_would_hide_what_a_worker_needs_are_refused(path: str) -> None:
+    with pytest.raises(UsageError, match="secret volume s: expected"):
+        SecretVolume("s", path)
+
+
+@pytest.mark.parametrize("path", ["/secrets", "/etc/ssl/..data", "/process/a.b-c_d", "/.aws"])
+def test_other_paths_are_taken(path: str) -> None:
+    assert SecretVolume("s", path).path == path
 
 
 def test_quantities_mean_bytes() -> None:

@@ -120,11 +120,12 @@ def test_a_lost_worker_takes_the_others_along(
     assert "killing it" not in caplog.text
 
 
-@pytest.mark.parametrize("workers", ["0", "-1", "x"])
-def test_a_wrong_number_of_workers_is_refused(workers: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("option", ["--workers", "--start-timeout", "--grace-seconds"])
+@pytest.mark.parametrize("number", ["0", "-1", "x", "nan", "inf"])
+def test_wrong_numbers_are_refused(option: str, number: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["--workers", workers, "--", "train"])
-    assert "--workers" in capfd.readouterr().err
+        main([f"{option}={number}", "--", "train"])
+    assert f"argument {option}: " in capfd.readouterr().err
 
 
 def test_a_worker_that_hangs_at_start_is_named(folder: Path) -> None:

@@ -25,6 +25,7 @@ _BYTES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9/:]*(@sha256:[0-9a-f]{64})?")
 _SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
+_PATH = re.compile(r"(?!/(dev|proc|sys)(/|$))(/(?!\.{1,2}(/|$))[-._A-Za-z0-9]+)+")
 _SECRET_VARIABLE = re.compile(r"(^|_)(SECRET|PASSWORD|TOKEN|(ACCESS|API|PRIVATE)_KEY)(_|$)", re.IGNORECASE)
 _URL_WITH_PASSWORD = re.compile(r"://[^/\s]*@")
 
@@ -90,18 +91,22 @@ class SecretVolume:
     def __post_init__(self) -> None:
         if not _is_subdomain(self.secret):
             raise UsageError("secret volume: expected the name of a Secret")
-        if not re.fullmatch(r"(/[-._A-Za-z0-9]+)+", self.path):
-            raise UsageError(f"secret volume {self.secret}: expected an absolute path without colons")
+        if not _PATH.fullmatch(self.path):
+            raise UsageError(
+                f"secret volume {self.secret}: expected an absolute path of letters, digits, -, _ and ., without . and "
+                ".. as folders, not below /dev, /proc or /sys"
+            )
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
     """One run on a cluster: `workers` pods with `devices` devices each.
 
-    A worker that fails takes its peers with it; `restarts` is how often that may happen to the whole run. Stops by
-    SIGTERM and evictions are not counted. `start_timeout`: seconds after which a worker among several that does not
-    answer its peers is killed. `grace_seconds`: from SIGTERM to SIGKILL, time for a step and a checkpoint.
-    `ttl_seconds_after_finished` keeps a Job for its logs; `active_deadline_seconds` bounds all attempts together.
+    A worker that fails takes its peers with it, which end as if stopped, or fail as well. So the run may start again
+    until `restarts` x `workers` workers have failed; stops by SIGTERM and evictions are not counted. `start_timeout`:
+    seconds after which a worker among several that does not answer its peers is killed. `grace_seconds`: from SIGTERM
+    to SIGKILL, time for a step and a checkpoint. `ttl_seconds_after_finished` keeps a Job for its logs;
+    `active_deadline_seconds` bounds all attempts together.
     """
 
     image: str
@@ -130,6 +135,8 @@ class LaunchConfig:
         for name, low in _LEAST.items():
             if not low <= getattr(self, name) < 2**31:
                 raise UsageError(f"{name}: expected an integer from {low} below 2^31, got {getattr(self, name)!r}")
+        if self.restarts * self.workers >= 2**31:
+            raise UsageError(f"restarts: expected restarts x workers below 2^31, got {self.restarts} x {self.workers}")
         # A Service's name begins with a letter, and the last worker's host name, NAME-INDEX, has 63 characters at most.
         longest = 62 - len(str(self.workers - 1))
         if not re.fullmatch(f"(?=[a-z]){_WORD}", self.name) or len(self.name) > longest:

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -93,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m training` with the arguments after `--` as several workers; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.launchers.local", description=__doc__)
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes (2)")
-    parser.add_argument("--start-timeout", type=float, default=600.0, metavar="S", help="for each to listen (600)")
+    parser.add_argument("--start-timeout", type=_seconds, default=600.0, metavar="S", help="for each to listen (600)")
     parser.add_argument(
-        "--grace-seconds", type=float, default=GRACE_SECONDS, metavar="S", help=f"to save ({GRACE_SECONDS:g})"
+        "--grace-seconds", type=_seconds, default=GRACE_SECONDS, metavar="S", help=f"to save ({GRACE_SECONDS:g})"
     )
     parser.add_argument("arguments", nargs="+", metavar="ARGUMENT", help="of `python -m training`, after --")
     options = parser.parse_args(arguments)
@@ -108,6 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{_ERROR}{exc}\n")
         return exc.exit_status
     return 0
+
+
+def _seconds(text: str) -> float:
+    """A number above 0, as a type of options."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+    return seconds
 
 
 def run_workers(

@@ -35,7 +35,7 @@ _NUMBERS = {
     "workers": "pods",
     "devices": "devices a worker",
     "user_id": "user and group that the pods run as",
-    "restarts": "how often the run may fail and start again; stops and evictions do not count",
+    "restarts": "how many workers may fail for each worker; stops and evictions do not count",
     "start_timeout": "seconds for each of several workers to answer",
     "grace_seconds": "seconds from SIGTERM to SIGKILL, for a step and a checkpoint",
     "ttl_seconds_after_finished": "seconds until Kubernetes removes the finished Job",
