@@ -28,6 +28,8 @@ pytestmark = pytest.mark.exhaustive
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 240
+WEED_ENTRYPOINT = ["server", "-master.volumePreallocate", "-master.volumeSizeLimitMB=1024"]
+"""What the entrypoint of SeaweedFS' image puts before the options of `server`."""
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +82,28 @@ def check(name: str, port: int) -> int:
     kind, *command = service(name)["healthcheck"]["test"]
     assert kind == "CMD"
     own_port = service(name)["ports"][0].rpartition(":")[2]
-    assert any(f"localhost:{own_port}/" in word for word in command)
-    here = [word.replace(f"localhost:{own_port}/", f"localhost:{port}/") for word in command]
+    assert any(f"127.0.0.1:{own_port}/" in word for word in command)
+    here = [word.replace(f"127.0.0.1:{own_port}/", f"127.0.0.1:{port}/") for word in command]
     return subprocess.run(here, env=environment({}), capture_output=True, check=False, timeout=60).returncode
 
 
 @pytest.fixture(scope="module")
-def store(running: Supervisor, made_secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a SeaweedFS with the buckets of the stack."""
-    folder = tmp_path_factory.mktemp("objects")
-    identities = folder / "s3.json"
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("objects")
+
+
+@pytest.fixture(scope="module")
+def store(running: Supervisor, made_secrets: dict[str, str], objects: Path) -> str:
+    """The address of a SeaweedFS with the buckets of the stack, which keeps them in the folder `objects`."""
+    identities = objects / "s3.json"
     identities.write_text(filled(COMPOSE["configs"]["s3"]["content"], made_secrets))
     port = free_port()
-    here = {"-dir": folder, "-ip": "127.0.0.1", "-ip.bind": "127.0.0.1", "-s3.port": port, "-s3.config": identities}
+    here = {"-dir": objects, "-ip": "127.0.0.1", "-ip.bind": "127.0.0.1", "-s3.port": port, "-s3.config": identities}
     ports = [f"-{server}.port{kind}" for server in ("master", "volume", "filer") for kind in ("", ".grpc")]
     further = [f"{name}={free_port()}" for name in (*ports, "-s3.port.grpc")]
-    command = [str(BIN / "weed"), *replaced(service("s3")["command"], here), *further]
+    server, *options = replaced(service("s3")["command"], here)
+    assert server == WEED_ENTRYPOINT[0]
+    command = [str(BIN / "weed"), *WEED_ENTRYPOINT, *options, *further]
     running.start("seaweedfs", command, environment({}))
     wait_until(lambda: answer(port, "/healthz")[0] == 200, "SeaweedFS", running, START_SECONDS)
     url = f"http://127.0.0.1:{port}"
@@ -133,6 +141,19 @@ def test_the_store_gives_each_user_its_own_rights(store: str, made_secrets: dict
     assert refusal(mlflow.get_object, Bucket="raw", Key="books/shard") == 403
     port = int(store.rpartition(":")[2])
     assert answer(port, "/raw/books/shard")[0] == 403
+
+
+def test_the_store_takes_no_more_room_than_what_it_holds(
+    store: str, made_secrets: dict[str, str], objects: Path
+) -> None:
+    admin = client(store, made_secrets, "ADMIN")
+    buckets = [bucket["Name"] for bucket in admin.list_buckets()["Buckets"]]
+    assert len(buckets) == 4
+    for bucket in buckets:
+        admin.put_object(Bucket=bucket, Key="room", Body=b"one")
+    volumes = list(objects.glob("*.dat"))
+    assert len(volumes) >= len(buckets)
+    assert sum(volume.stat().st_blocks * 512 for volume in volumes) < 100_000_000
 
 
 def test_the_store_enforces_conditional_writes(store: str, made_secrets: dict[str, str]) -> None:
