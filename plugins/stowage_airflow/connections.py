@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from packing.errors import StorageError, StowageError, TrackingError, UsageError
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
     from packing.ports import Storage, Tracker
 
 AWS_CONNECTION = "aws_default"
@@ -30,21 +33,37 @@ def open_storage() -> Storage:
 
 
 def open_tracker() -> Tracker:
-    """The MLflow server of `mlflow_default`."""
+    """The MLflow server of `mlflow_default`, as the user whom the connection names."""
     from packing.adapters import open_tracker as open_by_uri
 
+    # MLflow's client knows no other way than its environment, but for a URL, which errors repeat.
+    os.environ.update(mlflow_login())
     return open_by_uri(mlflow_uri())
 
 
 def mlflow_uri() -> str:
     """The tracking server's URL, from the connection's type (http or https), host and port."""
-    from airflow.sdk import Connection
-
-    connection = Connection.get(MLFLOW_CONNECTION)
+    connection = _mlflow_connection()
     if not connection.host:
         raise TrackingError(f"connection {MLFLOW_CONNECTION}: expected a host, found none; set it in Airflow")
     port = f":{connection.port}" if connection.port else ""
     return f"{connection.schema or connection.conn_type}://{connection.host}{port}"
+
+
+def mlflow_login() -> dict[str, str]:
+    """The connection's login and password as MLflow's client reads them; nothing if it has none of both."""
+    connection = _mlflow_connection()
+    given = {"MLFLOW_TRACKING_USERNAME": connection.login, "MLFLOW_TRACKING_PASSWORD": connection.password}
+    login = {name: value for name, value in given.items() if value}
+    if len(login) == 1:
+        raise TrackingError(f"connection {MLFLOW_CONNECTION}: expected a login and a password, found one of them only")
+    return login
+
+
+def _mlflow_connection() -> Connection:
+    from airflow.sdk import Connection
+
+    return Connection.get(MLFLOW_CONNECTION)
 
 
 def public_environment() -> dict[str, str]:
@@ -73,7 +92,7 @@ def training_environment() -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
         "AWS_SESSION_TOKEN": credentials.token,
     }
-    return {**{name: value for name, value in values.items() if value}, **public_environment()}
+    return {**{name: value for name, value in values.items() if value}, **mlflow_login(), **public_environment()}
 
 
 def kubernetes_namespace() -> str:

@@ -193,6 +193,8 @@ def test_connections_lead_to_the_services() -> None:
     assert (
         aws["extra"]["endpoint_url"] == SERVICES["mlflow"]["environment"]["MLFLOW_S3_ENDPOINT_URL"] == "http://s3:8333"
     )
+    assert (mlflow["login"], mlflow["password"]) == ("stowage", FAKE_SECRETS["MLFLOW_STOWAGE_PASSWORD"])
+    assert FAKE_SECRETS["MLFLOW_ADMIN_PASSWORD"] not in environment.values()
     assert f"{mlflow['host']}:{mlflow['port']}" in allowed_hosts(SERVICES["mlflow"]["command"])
     values = [value for name in SERVICES for value in service(name).get("environment", {}).values()]
     hosts = {urlsplit(url).hostname for value in values for url in re.findall(r'[a-z0-9+]+://[^\s"]+', value)}

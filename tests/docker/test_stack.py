@@ -19,7 +19,6 @@ from botocore.exceptions import ClientError
 from demo.processes import Supervisor, free_port
 from demo.stack import plain_environment
 from demo.waiting import wait_until
-from packing.adapters import open_tracker
 from packing.adapters.s3 import client_config
 from tests.docker.images import DOCKER, IMAGES, REPOSITORY
 from tests.docker.stack import COMPOSE, env_file, filled, service
@@ -30,6 +29,14 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 240
 WEED_ENTRYPOINT = ["server", "-master.volumePreallocate", "-master.volumeSizeLimitMB=1024"]
 """What the entrypoint of SeaweedFS' image puts before the options of `server`."""
+
+PLUGINS = os.pathsep.join([str(REPOSITORY / "plugins"), str(REPOSITORY)])
+TRACK = """
+from stowage_airflow.connections import open_tracker
+run = open_tracker().start_run("any", "run", params={"a": "1"}, tags={})
+run.log_artifacts({"figure.txt": b"figure"})
+print(run.run_id)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +172,13 @@ def test_the_store_enforces_conditional_writes(store: str, made_secrets: dict[st
 
 
 def test_mlflow_asks_who_is_there(
-    running: Supervisor, store: str, made_secrets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Supervisor, store: str, made_secrets: dict[str, str], tmp_path: Path
 ) -> None:
-    users = (DOCKER / "mlflow-auth.ini").read_text()
-    assert "database_uri = postgresql+psycopg://mlflow@postgres/mlflow_auth" in users
+    shipped = (DOCKER / "mlflow-auth.ini").read_text()
+    assert "database_uri = postgresql+psycopg://mlflow@postgres/mlflow_auth" in shipped
     config = tmp_path / "auth.ini"
     config.write_text(
-        users.replace("postgresql+psycopg://mlflow@postgres/mlflow_auth", f"sqlite:///{tmp_path}/auth.db")
+        shipped.replace("postgresql+psycopg://mlflow@postgres/mlflow_auth", f"sqlite:///{tmp_path}/auth.db")
     )
     port = free_port()
     here = {
@@ -194,13 +201,28 @@ def test_mlflow_asks_who_is_there(
     assert statuses == [401, 401, 200]
     assert answer(port, experiments, user=f"admin:{password}", host="elsewhere:5000")[0] == 403
 
-    worker = service("worker", made_secrets)["environment"]
-    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.setenv(name, worker[name])
-    run = open_tracker(f"http://localhost:{port}").start_run("any", "run", params={"a": "1"}, tags={})
-    run.log_artifacts({"figure.txt": b"figure"})
+    users = service("mlflow-init", made_secrets)
+    for _ in range(2):
+        own = environment(users["environment"], MLFLOW_TRACKING_URI=f"http://localhost:{port}")
+        subprocess.run(users["command"], env=own, check=True, timeout=120)
+    connection = json.loads(service("worker", made_secrets)["environment"]["AIRFLOW_CONN_MLFLOW_DEFAULT"])
+    stowage = f"{connection['login']}:{connection['password']}"
+    user = {"username": "other", "password": "long enough for MLflow"}
+    assert answer(port, "/api/2.0/mlflow/users/create", user=stowage, body=user, host="mlflow:5000")[0] == 403
+
+    here = json.dumps({**connection, "host": "localhost", "port": port})
+    done = subprocess.run(
+        [sys.executable, "-c", TRACK],
+        env=environment({"AIRFLOW_CONN_MLFLOW_DEFAULT": here, "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": PLUGINS}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert connection["password"] not in done.stdout + done.stderr
+    run_id = done.stdout.splitlines()[-1]
     kept = client(store, made_secrets, "MLFLOW").list_objects_v2(Bucket="mlflow")["Contents"]
-    assert [key for entry in kept if (key := entry["Key"]).endswith(f"{run.run_id}/artifacts/figure.txt")]
+    assert [key for entry in kept if (key := entry["Key"]).endswith(f"{run_id}/artifacts/figure.txt")]
 
 
 def test_airflow_is_set_up_and_asks_who_is_there(
