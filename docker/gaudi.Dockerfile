@@ -1,14 +1,15 @@
 # Training on Gaudi and Gaudi 2, for `render --launcher kubernetes-gaudi`.
 #   docker build -f docker/gaudi.Dockerfile -t stowage-gaudi:0.1.0 .
 # The base has Habana's software 1.14.0, the last with TensorFlow, TensorFlow 2.15.0 and Python 3.10. The lock adds what
-# it lacks and leaves TensorFlow and NumPy as Habana built against them. Habana has this image under no other tag.
+# it lacks and leaves TensorFlow and NumPy as Habana built against them. The release is in the image's path; the tag is the
+# one that Habana documents.
 # hadolint ignore=DL3007
 FROM vault.habana.ai/gaudi-docker/1.14.0/ubuntu22.04/habanalabs/tensorflow-installer-tf-cpu-2.15.0:latest
 
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     GIT_PYTHON_REFRESH=quiet \
-    PYTHONPATH=/opt/stowage \
+    PYTHONPATH=/opt/stowage:/usr/lib/habanalabs \
     HOME=/tmp \
     XDG_CACHE_HOME=/cache \
     NUMBA_CACHE_DIR=/cache/numba \

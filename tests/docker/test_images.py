@@ -48,6 +48,11 @@ def test_the_gaudi_image_is_not_built_on_another_python_or_tensorflow() -> None:
     assert f"version('tensorflow-cpu') == '{pins(REPOSITORY / 'requirements-tf215.lock')['tensorflow-cpu']}'" in checks
 
 
+def test_the_gaudi_image_leaves_habana_s_modules_on_the_path() -> None:
+    """Habana's image has them in PYTHONPATH, which an ENV of ours replaces."""
+    assert IMAGES["gaudi"].environment["PYTHONPATH"].split(":") == ["/opt/stowage", "/usr/lib/habanalabs"]
+
+
 @pytest.mark.parametrize("stage", IMAGES.values(), ids=IMAGES)
 def test_images_run_as_the_launchers_user(stage: Stage) -> None:
     user = LaunchConfig(image="any", resources=GPU.resources).user_id
