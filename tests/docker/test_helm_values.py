@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.docker.airflow_options import is_option
+from tests.docker.airflow_options import is_option, is_variable
 from tests.docker.images import DOCKER, IMAGES, pins
 from tests.docker.stack import env_file
 from training.launchers.config import _SECRET_VARIABLE, LaunchConfig, quantity_bytes
@@ -20,6 +20,7 @@ from training.launchers.kubernetes import GPU
 
 VALUES: dict[str, Any] = yaml.safe_load((DOCKER / "helm-values.yaml").read_text(encoding="utf-8"))
 CHART: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("chart_values.yaml").read_text(encoding="utf-8"))
+DEPLOYING = (DOCKER.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
 ROLE, BINDING = yaml.safe_load_all((DOCKER / "launcher-role.yaml").read_text(encoding="utf-8"))
 ENVIRONMENT = {entry["name"]: entry["value"] for entry in VALUES["env"]}
 TYPES = {"string": str, "boolean": bool, "integer": int, "array": list, "any": object}
@@ -54,6 +55,7 @@ def test_every_option_of_airflow_exists() -> None:
     options = [(section, option) for section, set_there in VALUES["config"].items() for option in set_there]
     assert len(options) > 8
     assert [each for each in options if not is_option(*each)] == []
+    assert [entry for entry in VALUES["triggerer"]["env"] if not is_variable(entry["name"])] == []
 
 
 def test_lost_tasks_are_found_as_soon_as_with_celery() -> None:
@@ -76,6 +78,51 @@ def test_secrets_are_references() -> None:
     # The chart would otherwise make keys of its own, new ones each time, and a user whose password is known.
     assert {"fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"} <= VALUES.keys()
     assert VALUES["createUserJob"] == {"enabled": False}
+
+
+def referenced() -> set[tuple[str, str]]:
+    """Name and key of every Secret that the values refer to; the chart itself chooses the keys of its own."""
+    own = {
+        (VALUES["data"]["metadataSecretName"], "connection"),
+        (VALUES["fernetKeySecretName"], "fernet-key"),
+        (VALUES["jwtSecretName"], "jwt-secret"),
+        (VALUES["apiSecretKeySecretName"], "api-secret-key"),
+    }
+    launched = re.findall(r"--secret-env \w+=(\w+):(\w+)", ENVIRONMENT["STOWAGE_TRAIN_LAUNCH_OPTIONS"])
+    return {*own, *((entry["secretName"], entry["secretKey"]) for entry in VALUES["secret"]), *launched}
+
+
+def test_the_secrets_are_those_that_the_documentation_makes() -> None:
+    made = re.findall(r"create secret generic (\S+) --from-env-file \S+ +# (.*)", DEPLOYING)
+    keys = {(name, key) for name, comment in made for key in re.findall(r"([-\w]+)=(?:,|$)", comment)}
+    assert len(keys) > 8
+    assert keys == referenced()
+
+
+def test_airflow_s_two_ways_to_its_database_are_one_connection() -> None:
+    (asynchronous,) = [entry for entry in VALUES["secret"] if entry["envName"].endswith("SQL_ALCHEMY_CONN_ASYNC")]
+    assert is_variable(asynchronous["envName"])
+    assert (asynchronous["secretName"], asynchronous["secretKey"]) == (
+        VALUES["data"]["metadataSecretName"],
+        "connection",
+    )
+
+
+def test_logs_go_where_the_policy_lets_them() -> None:
+    logging = VALUES["config"]["logging"]
+    assert logging["remote_log_conn_id"] == "aws_default"
+    place = logging["remote_base_log_folder"].removeprefix("s3://")
+    statements = json.loads((DOCKER / "policies" / "logs.json").read_text())["Statement"]
+    assert {each["Resource"] for each in statements} == {
+        f"arn:aws:s3:::{place}/*",
+        f"arn:aws:s3:::{place.partition('/')[0]}",
+    }
+
+
+def test_pods_of_failed_tasks_that_are_kept_are_removed_later() -> None:
+    assert VALUES["executor"] == "KubernetesExecutor"
+    assert VALUES["config"]["kubernetes_executor"]["delete_worker_pods_on_failure"] == "False"
+    assert VALUES["cleanup"]["enabled"]
 
 
 def resources(values: Any) -> Iterator[dict[str, dict[str, str]]]:
@@ -132,7 +179,7 @@ def test_the_launcher_s_role_is_valid_and_binds_the_account_of_tasks_and_trigger
     assert ROLE["metadata"]["namespace"] == BINDING["metadata"]["namespace"] == namespace
     assert BINDING["roleRef"]["name"] == ROLE["metadata"]["name"]
     (subject,) = BINDING["subjects"]
-    assert subject["name"] == VALUES["workers"]["serviceAccount"]["name"]
+    assert VALUES["workers"]["kubernetes"]["serviceAccount"] == {"create": True, "name": subject["name"]}
     assert VALUES["triggerer"]["serviceAccount"] == {"create": False, "name": subject["name"]}
 
 
