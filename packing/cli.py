@@ -29,6 +29,7 @@ from packing.listing import list_raw_shards
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Storage
+from packing.predict import predict, prediction_rows
 from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import TRIGGERED_BY, RefreshRecord, summary_rows
@@ -132,6 +133,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     source, destination = absolute(options.source), absolute(options.destination)
     parameters = _parameters(options, max_sequence_length=options.max_sequence_length)
     storage = open_storage()
+    if options.dry_run:
+        return _dry_run(options, storage, source, destination, parameters)
     record = None
     if options.tracking_uri:
         tags = {TRIGGERED_BY: _shell_user()}
@@ -167,6 +170,23 @@ def _shell_user() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     return f"shell: {user}@{socket.gethostname()}"
+
+
+def _dry_run(
+    options: argparse.Namespace, storage: Storage, source: str, destination: str, parameters: Parameters
+) -> dict[str, Any]:
+    prediction = predict(
+        storage,
+        threads(storage, LOOKUPS),
+        source,
+        destination,
+        parameters,
+        workers=options.workers,
+        max_rejected=options.max_rejected,
+        time_limit=options.time_limit,
+    )
+    _table(prediction_rows(prediction))
+    return asdict(prediction)
 
 
 def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:
@@ -283,6 +303,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_max_rejected(sub)
     _add_workers(sub)
+    sub.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="store nothing: read a sample, and predict packs, speed-up, size and duration",
+    )
     sub.add_argument(
         "--spool-bytes",
         type=_count,

@@ -66,10 +66,7 @@ def refresh(
     Up to `max_rejected` bad records are left out and listed in the recipe. `on_recipe` is called once a new recipe is
     stored, before any pack is written, `on_manifest` when all packs are, before the manifest is stored.
     """
-    check_locations(source, destination)
-    if max_rejected < 0:
-        raise UsageError(f"max_rejected: expected a number >= 0, got {max_rejected}")
-    check_time_limit(time_limit)
+    check_request(source, destination, max_rejected, time_limit)
     progress = stages.progress
     shards = list_raw_shards(storage, source)
     listed = find_listed(storage, destination, parameters, shards)
@@ -113,6 +110,14 @@ def _unchanged(
     uri = manifest_uri(destination, recipe.recipe_id)
     point_to(storage, destination, recipe.recipe_id)
     return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=shards_scanned, partitions_written=0)
+
+
+def check_request(source: str, destination: str, max_rejected: int, time_limit: float | None) -> None:
+    """Refuse what cannot work whatever the data is; `packing.types.Parameters` refuses the rest."""
+    check_locations(source, destination)
+    if max_rejected < 0:
+        raise UsageError(f"max_rejected: expected a number >= 0, got {max_rejected}")
+    check_time_limit(time_limit)
 
 
 def check_locations(source: str, destination: str) -> None:

@@ -110,10 +110,11 @@ def _inflate(data: bytes, shard: str, window: int) -> bytes:
     return bytes(content)
 
 
-def inflate(data: Iterable[bytes], window: int, size: int, most: int) -> Iterator[bytes]:
+def inflate(data: Iterable[bytes], window: int, size: int, most: int, *, cut: bool = False) -> Iterator[bytes]:
     """The content of one stream of `size` bytes, or of several one after the other, in pieces of `most` bytes at most.
 
-    `window` is zlib's name for the compression. Raises ContentError if a stream is damaged or ends early.
+    `window` is zlib's name for the compression. Raises ContentError if a stream is damaged, or ends early and is not
+    known to be `cut`.
     """
     stream = zlib.decompressobj(window)
     for step in data:
@@ -128,7 +129,7 @@ def inflate(data: Iterable[bytes], window: int, size: int, most: int) -> Iterato
             rest = stream.unused_data if stream.eof else stream.unconsumed_tail
             full = len(piece) == most and not stream.eof
             yield piece
-    if not stream.eof:
+    if not (stream.eof or cut):
         raise _damaged(size, "it ends early")
 
 

@@ -11,14 +11,17 @@ import pytest
 from packing.adapters import open_storage
 from packing.adapters.local import LocalStorage
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
+from packing.overlay import Overlay
 from packing.ports import MemoryStorage, Storage
 
 
-@pytest.fixture(params=["memory", "local", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["memory", "overlay", "local", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, str]:
     """A storage, and an empty folder of it."""
     if request.param == "memory":
         return MemoryStorage(), "/folder"
+    if request.param == "overlay":
+        return Overlay(MemoryStorage()), "/folder"
     if request.param == "local":
         return LocalStorage(), str(tmp_path / "folder")
     request.getfixturevalue("aws_environment")

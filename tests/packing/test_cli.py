@@ -217,3 +217,23 @@ def test_a_tracking_server_that_is_away_ends_with_status_5(
     )
     assert status == 5
     assert "127.0.0.1:9" in errors
+
+
+def test_a_dry_run_predicts_the_run_and_stores_nothing(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", str(raw), str(tmp_path / "out"), *LIMITS, "--json")
+    status, foreseen, _ = status_and_result(capsys, *run, "--dry-run")
+    assert (status, foreseen["exact"], foreseen["sequences"]) == (0, True, 60)
+    assert not (tmp_path / "out").exists()
+    status, result, _ = status_and_result(capsys, *run)
+    assert status == 0
+    both = foreseen.keys() & result.keys()
+    assert {"packs", "lower_bound", "gap", "packing_efficiency", "packing_factor"} <= both
+    assert {name: foreseen[name] for name in both - {"unchanged"}} == {
+        name: result[name] for name in both - {"unchanged"}
+    }
+    status, refused, _ = status_and_result(
+        capsys, "run", str(raw / "none"), str(tmp_path), *LIMITS, "--json", "--dry-run"
+    )
+    assert (status, refused["exit_status"]) == (3, 3)

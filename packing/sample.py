@@ -1,0 +1,101 @@
+"""A sample of raw shards: all of them if they are small, else the first records of some, in a bounded number of bytes.
+
+A sampled shard stands in an overlay under its own URI, so that every later stage takes it for a raw shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packing.errors import ContentError, InputError
+from packing.overlay import Overlay
+from packing.tfrecord import HEADER_BYTES, compression_of, frame_size, inflate
+from packing.types import RawShard
+
+SPREAD = 32
+"""Shards among which the bytes of a sample are divided, so that one odd shard does not stand for all."""
+
+_MOST_CONTENT = 64 * 1024 * 1024
+_STEP, _PIECE = 64 * 1024, 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`shards` as they stand in the overlay, `bytes` of `size` stored ones; `whole` if nothing was left out.
+
+    `bytes_read` counts what was asked of the store, in `seconds`.
+    """
+
+    shards: tuple[RawShard, ...]
+    bytes: int
+    size: int
+    whole: bool
+    bytes_read: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """How much of the shards the sample is, by stored bytes."""
+        return self.bytes / self.size if self.size else 1.0
+
+
+def take_sample(store: Overlay, shards: Sequence[RawShard], limit: int, seed: int) -> Sample:
+    """Read at most `limit` bytes of `shards`, in an order that `seed` decides.
+
+    Raises InputError if not one whole record fits, ObjectChangedError if a shard is no longer the listed version.
+    """
+    size = sum(shard.size for shard in shards)
+    share = limit if size <= limit else max(1, limit // min(SPREAD, len(shards)))
+    taken: list[RawShard] = []
+    used = read = 0
+    started = time.monotonic()
+    for shard in sorted(shards, key=lambda shard: _rank(shard, seed)):
+        asked = min(shard.size, share, limit - read)
+        if asked < min(shard.size, share):
+            break
+        data = store.read(shard.uri, size=asked, etag=shard.etag)
+        read += asked
+        content = data if asked == shard.size else _whole_records(data, shard)
+        # Of a plain shard the bytes behind the last whole record were read in vain.
+        used += len(content) if compression_of(data[:HEADER_BYTES]) is None else asked
+        info = store.write(shard.uri, content)
+        taken.append(RawShard(shard.name, shard.uri, info.size, info.etag))
+    seconds = time.monotonic() - started
+    if size and not used:
+        raise InputError(f"{shards[0].uri}: expected a whole record in its first {share} bytes, found none")
+    return Sample(tuple(taken), used, size, read == size, read, seconds)
+
+
+def _rank(shard: RawShard, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{shard.name}".encode("utf-8", "surrogateescape")).digest()
+
+
+def _whole_records(data: bytes, shard: RawShard) -> bytes:
+    """The uncompressed records that the first bytes of a shard hold whole, and what is damaged behind them."""
+    content = _content(data, shard)
+    end = 0
+    try:
+        while end + HEADER_BYTES <= len(content):
+            size = frame_size(content[end : end + HEADER_BYTES])
+            if end + size > len(content):
+                break
+            end += size
+    except ContentError:
+        return content  # the scan says what is wrong, and where
+    return content[:end]
+
+
+def _content(data: bytes, shard: RawShard) -> bytes:
+    window = compression_of(data[:HEADER_BYTES])
+    if window is None:
+        return data
+    content = bytearray()
+    steps = (data[start : start + _STEP] for start in range(0, len(data), _STEP))
+    for piece in inflate(steps, window, shard.size, _PIECE, cut=True):
+        content += piece
+        if len(content) >= _MOST_CONTENT:
+            break
+    return bytes(content)
