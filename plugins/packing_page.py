@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -18,15 +18,15 @@ class PackingPage(AirflowPlugin):
     """
 
     name = "stowage_packing_page"
-    external_views = (
+    external_views: ClassVar[list[dict[str, Any]]] = [
         {
             "name": "Packing",
             "href": f"{PREFIX.lstrip('/')}/",
             "url_route": "packing",
             "destination": "nav",
             "nav_top_level": True,
-        },
-    )
+        }
+    ]
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:

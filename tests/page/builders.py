@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from packing.jsonio import pretty
 from packing.manifest import manifest_to_json
 from packing.ports import MemoryRun, MemoryTracker, Metric
-from packing.recipe import contents_of, dataset_input_id, make_partition, make_recipe, partition_input_id
-from packing.report import track_recipe
+from packing.recipe import contents_of, dataset_input_id, make_partition, make_recipe, partition_input_id, recipe_bytes
 from packing.solvers import solve
 from packing.types import (
     Histogram,
@@ -87,9 +87,18 @@ def track(
     tags: Mapping[str, str] | None = None,
     committed: bool = True,
 ) -> MemoryRun:
-    """Record the recipe as the pipeline does, and its manifest unless it was not committed."""
-    run_id = track_recipe(tracker, recipe, source=SOURCE, destination=destination, tags=tags or {}).run_id
-    run = tracker.open_run(run_id)
+    """Record the recipe as `packing.report` does, without pictures, and its manifest unless it was not committed."""
+    params = {
+        "recipe_id": recipe.recipe_id,
+        "source": SOURCE,
+        "destination": destination,
+        **{name: str(value) for name, value in asdict(recipe.parameters).items()},
+    }
+    run = tracker.start_run("packing-recipes", f"recipe-{recipe.recipe_id[:12]}", params=params, tags=tags or {})
+    figures = {name: value for name, value in recipe.statistics.items() if not isinstance(value, str)}
+    run.log_metrics(Metric(name, float(value), 0, 0) for name, value in figures.items())
+    run.log_artifacts({"recipe/recipe.json": recipe_bytes(recipe)})
+    run.finish()
     if committed:
         run.set_tags({"stowage.manifest": f"{destination}/manifests/{recipe.recipe_id}.json"})
         run.log_artifacts({"recipe/manifest.json": pretty(manifest_to_json(manifest_of(recipe, destination)))})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import importlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -21,7 +25,14 @@ from stowage_airflow.page.form import Form, prefill, read_form
 from stowage_airflow.page.render import STATIC, digest_of, media_type, render, respond
 from stowage_airflow.page.words import describe_gap
 
-Store = Annotated[Tracker, Depends(open_tracker)]
+
+def page_tracker() -> Tracker:
+    """MLflow, asked once more at most: somebody waits for the page."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    return open_tracker()
+
+
+Store = Annotated[Tracker, Depends(page_tracker)]
 MlflowUrl = Annotated[str, Depends(mlflow_uri)]
 MaySeeTrainings = Annotated[bool, Depends(may_see_trainings)]
 MayRefresh = Annotated[bool, Depends(may_refresh)]
@@ -40,7 +51,12 @@ _STATUS: tuple[tuple[type[StowageError], int, str], ...] = (
 def create_app() -> FastAPI:
     """The application that Airflow mounts; it has no pages of its own about its interface."""
     app = FastAPI(
-        title="Packing", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(may_see_recipes)]
+        title="Packing",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(may_see_recipes)],
+        lifespan=_lifespan,
     )
     app.get("/")(list_recipes)
     app.get("/recipes/{recipe_id}")(show_recipe)
@@ -55,6 +71,14 @@ def create_app() -> FastAPI:
     app.exception_handler(StowageError)(_on_error)
     app.exception_handler(Exception)(_on_bug)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - the signature is FastAPI's
+    """Load MLflow's client, which takes seconds, before anybody waits for it."""
+    loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "mlflow.tracking"))
+    yield
+    await loading
 
 
 def list_recipes(

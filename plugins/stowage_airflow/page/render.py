@@ -116,7 +116,6 @@ def _templates() -> Environment:
         address=address,
         chart=bar_chart,
         rows=ROWS,
-        none=words.NONE,
         static={name: f"static/{digest_of(name)}/{name}" for name in STATIC},
         refresh_dag=REFRESH_DAG,
         dry_run=DRY_RUN,
@@ -124,7 +123,7 @@ def _templates() -> Environment:
     templates.filters.update(
         segment=lambda text: quote(text, safe=""),
         fields=lambda value: asdict(value).items(),
-        title_of=lambda name: name.replace("_", " ").capitalize(),
+        title_of=lambda name: name.replace("_", " ").capitalize().replace("sha256", "SHA-256"),
         kind_of=lambda name: _KIND_OF.get(name, "whole"),
         bars=lambda rows, label, value: [Bar(str(getattr(row, label)), getattr(row, value)) for row in rows],
         paired_bars=lambda bins: [Bar(str(one.first), one.sequences, other.sequences) for one, other in bins],

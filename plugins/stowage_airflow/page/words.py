@@ -23,8 +23,8 @@ def describe_gap(packs: float | None, lower_bound: float | None) -> str:
         return "proven optimal"
     for share, parts in zip(_WITHIN, _PER_WHOLE, strict=True):
         if (packs - lower_bound) * parts <= lower_bound:
-            return f"within {share} % of the minimum"
-    return "over 10 % above the bound"
+            return f"within {share} %"
+    return "more than 10 %"
 
 
 def whole(value: float) -> str:
