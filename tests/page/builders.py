@@ -26,6 +26,11 @@ from packing.types import (
 )
 
 SOURCE, DESTINATION = "s3://raw/wikipedia", "s3://packed/wikipedia"
+FROM_AIRFLOW = {
+    "airflow.dag_id": "refresh_packed_dataset",
+    "airflow.run_id": "manual__2026-11-22T02:00:00+00:00",
+    "stowage.triggered_by": "<admin>, by hand",
+}
 
 
 def recipe_of(shards: Sequence[Sequence[int]], parameters: Parameters, *, rejected: int = 0, seed: int = 0) -> Recipe:
@@ -55,6 +60,11 @@ def _partition(summary: ShardSummary, lengths: Sequence[int], parameters: Parame
     strategies = solve(histogram, parameters.max_sequences_per_pack).strategies
     input_id = partition_input_id(parameters, contents_of([summary]))
     return make_partition(input_id, [summary.shard.name], None, len(lengths), strategies, complete=True)
+
+
+def small_recipe(seed: int = 0) -> Recipe:
+    """Five sequences in two partitions, for packs of 24 slots; recipes of different seeds have different data."""
+    return recipe_of([[5, 6, 20], [7, 3]], Parameters(max_sequence_length=24), seed=seed, rejected=1)
 
 
 def manifest_of(recipe: Recipe, destination: str = DESTINATION) -> Manifest:

@@ -79,6 +79,15 @@ class Parsed(HTMLParser):
     def _below(self, row: Element, tags: set[str]) -> list[Element]:
         return [e for e in self.elements if e.tag in tags and any(parent is row for parent in e.parents)]
 
+    def said(self) -> str:
+        """All text, with single blanks."""
+        return " ".join("".join(text for text, _ in self.texts).split())
+
+    def alert(self) -> str:
+        """The text of the page's only alert."""
+        (found,) = [element for element in self.elements if element.attributes.get("role") == "alert"]
+        return " ".join(found.text.split())
+
     def links(self) -> list[str]:
         return [element.attributes["href"] for element in self.all("a")]
 

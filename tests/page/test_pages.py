@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from packing.ports import FoundRuns, MemoryTracker, TrackedRun
+from packing.report import track_recipe
+from packing.types import Parameters
+from stowage_airflow.connections import mlflow_uri
+from stowage_airflow.page import records
+from stowage_airflow.page.access import may_see_trainings
+from tests.page.builders import DESTINATION, FROM_AIRFLOW, SOURCE, recipe_of, small_recipe, track, track_training
+from tests.page.opened import MLFLOW_URL, Page, open_page
+
+PARAMETERS = Parameters(max_sequence_length=24)
+
+
+def test_a_row_links_to_the_dag_run_the_mlflow_run_the_manifest_and_the_trainings(
+    page: Page, tracker: MemoryTracker
+) -> None:
+    recipe = small_recipe()
+    run = track(tracker, recipe, tags=FROM_AIRFLOW)
+    training = track_training(tracker, f"{recipe.recipe_id} {'f' * 64}", speedup=1.75)
+    track_training(tracker, "e" * 64, speedup=9.5)
+    parsed = page.get("/")
+    assert {
+        f"/stowage/recipes/{recipe.recipe_id}?run={run.run_id}",
+        "/dags/refresh_packed_dataset/runs/manual__2026-11-22T02%3A00%3A00%2B00%3A00",
+        f"{MLFLOW_URL}/#/runs/{run.run_id}",
+        f"{MLFLOW_URL}/#/runs/{training.run_id}",
+        f"/stowage/recipes/{recipe.recipe_id}/manifest.json?run={run.run_id}",
+    } <= set(parsed.links())
+    assert "measured speed-up 1.7500" in parsed.said()
+    assert "<admin>, by hand" in parsed.said()
+    assert "9.5" not in parsed.said()
+
+
+def test_links_that_leave_the_page_say_where_they_open(page: Page, tracker: MemoryTracker) -> None:
+    track(tracker, small_recipe(), tags=FROM_AIRFLOW)
+    outside = [a.attributes for a in page.get("/").all("a") if not a.attributes["href"].startswith(("/stowage", "#"))]
+    assert len(outside) == 2
+    for link in outside:
+        away = link["href"].startswith(MLFLOW_URL)
+        assert (link["target"], link.get("rel")) == (("_blank", "noopener") if away else ("_top", None))
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({}, ["recipe only"]),
+        ({"stowage.manifest": "s3://m.json"}, ["dataset committed"]),
+        ({"stowage.manifest": "s3://m.json", "stowage.audit": "passed"}, ["dataset committed", "audit passed"]),
+        ({"stowage.manifest": "s3://m.json", "stowage.audit": "failed"}, ["dataset committed", "audit failed"]),
+        ({"stowage.signed_by": "SHA256:abc"}, ["recipe only", "signature recorded"]),
+    ],
+)
+def test_the_state_says_what_became_of_a_recipe(
+    page: Page, tracker: MemoryTracker, tags: Mapping[str, str], words: list[str]
+) -> None:
+    track(tracker, small_recipe(), tags=tags, committed=False)
+    state = [li.text for li in page.get("/").all("li") if "state" in li.parents[-1].attributes.get("class", "")]
+    assert state == words
+
+
+def test_what_the_pipeline_records_is_what_the_page_reads(page: Page, tracker: MemoryTracker) -> None:
+    recipe = recipe_of([[5, 6, 20, 7, 3]], PARAMETERS)
+    track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={})
+    assert "proven optimal" in page.get("/").said()
+    assert "not recorded" in page.get("/").said()  # who triggered it
+    parsed = page.get(f"/recipes/{recipe.recipe_id}")
+    assert SOURCE in parsed.said()
+    assert "does not hold together" not in parsed.said()
+
+
+def test_a_record_of_nothing_but_its_id_is_shown_as_such(page: Page, tracker: MemoryTracker) -> None:
+    tracker.start_run("packing-recipes", "old", params={"recipe_id": "a" * 64}, tags={}).finish("FAILED")
+    assert "recording failed" in page.get("/").said()
+    assert "proven" not in page.get("/").said().replace("proven lower bound", "")
+
+
+def test_the_list_is_of_one_dataset_if_asked(page: Page, tracker: MemoryTracker) -> None:
+    here, there = small_recipe(), small_recipe(seed=1)
+    track(tracker, here)
+    track(tracker, there, destination="s3://packed/other & more")
+    rows = page.get("/?destination=s3://packed/other%20%26%20more").all("tr")
+    assert [row.attributes["data-recipe"] for row in rows[1:]] == [there.recipe_id]
+    assert "No recipe of this dataset" in page.get("/?destination=s3://nowhere").said()
+
+
+def test_pages_of_the_list_hold_every_recipe_once_newest_first(page: Page, tracker: MemoryTracker) -> None:
+    count = 2 * records.PAGE_ROWS + 1
+    for number in range(count):
+        tracker.start_run("packing-recipes", "", params={"recipe_id": f"{number:064x}", "destination": "d"}, tags={})
+    seen: list[str] = []
+    path = "/?destination=d"
+    while path:
+        parsed = page.get(path)
+        seen += [row.attributes["data-recipe"] for row in parsed.all("tr")[1:]]
+        following = [a.attributes["href"] for a in parsed.all("a") if a.attributes.get("rel") == "next"]
+        path = following[0].removeprefix("/stowage") if following else ""
+    assert seen == [f"{number:064x}" for number in reversed(range(count))]
+
+
+class Counting(MemoryTracker):
+    """Counts the searches."""
+
+    searches = 0
+
+    def find_runs(self, *args: Any, **options: Any) -> FoundRuns:
+        self.searches += 1
+        return super().find_runs(*args, **options)
+
+
+def test_the_list_searches_twice_however_long_it_is() -> None:
+    tracker = Counting()
+    for seed in range(5):
+        track(tracker, small_recipe(seed))
+    open_page(tracker).get("/")
+    assert tracker.searches == 2
+
+
+def test_trainings_are_for_those_who_may_read_their_runs(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe)
+    training = track_training(tracker, recipe.recipe_id, speedup=1.75)
+    paths = ["/", f"/recipes/{recipe.recipe_id}"]
+    assert all(training.name in page.get(path).said() for path in paths)
+    page.app.dependency_overrides[may_see_trainings] = lambda: False
+    for path in paths:
+        found = page.client.get(f"/stowage{path}").text
+        assert training.run_id not in found
+        assert training.name not in found
+        assert "1.75" not in found
+
+
+def test_another_record_of_the_same_recipe_has_its_own_page(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    first, second = track(tracker, recipe), track(tracker, recipe, destination="s3://packed/copy")
+    assert "s3://packed/copy/manifests" in page.get(f"/recipes/{recipe.recipe_id}").said()
+    older = page.get(f"/recipes/{recipe.recipe_id}?run={first.run_id}")
+    assert "s3://packed/copy/manifests" not in older.said()
+    assert f"/stowage/recipes/{recipe.recipe_id}?run={second.run_id}" in older.links()
+
+
+def test_downloads_are_the_artifacts_byte_for_byte(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    run = track(tracker, recipe)
+    for kind in ("recipe", "manifest"):
+        answer = page.client.get(f"/stowage/recipes/{recipe.recipe_id}/{kind}.json")
+        assert answer.content == run.artifacts[f"recipe/{kind}.json"]
+        name = f"{kind}-{recipe.recipe_id[:12]}.json"
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+
+
+def test_where_mlflow_is_comes_from_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "http", "host": "m", "port": 5000}))
+    assert mlflow_uri() == "http://m:5000"
+
+
+def test_times_are_utc() -> None:
+    run = TrackedRun("r", "", "FINISHED", 1_800_000_000_000, {}, {}, {})
+    assert records.record_of(run).started.isoformat() == "2027-01-15T08:00:00+00:00"
