@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from packing.errors import RunNotFoundError
+from packing.lineage import RECIPES
 from packing.ports import NOTHING, TrackedRun, Tracker
-from packing.report import EXPERIMENT as RECIPES
 from stowage_airflow.page.words import describe_gap, moment
 
 TRAININGS = "bert-pretraining"
