@@ -62,8 +62,12 @@ def mlflow_login() -> dict[str, str]:
 
 def _mlflow_connection() -> Connection:
     from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
 
-    return Connection.get(MLFLOW_CONNECTION)
+    try:
+        return Connection.get(MLFLOW_CONNECTION)
+    except AirflowNotFoundException as exc:
+        raise TrackingError(f"connection {MLFLOW_CONNECTION}: expected one, found none; set it in Airflow") from exc
 
 
 def public_environment() -> dict[str, str]:

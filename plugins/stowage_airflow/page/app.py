@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -37,6 +38,9 @@ MlflowUrl = Annotated[str, Depends(mlflow_uri)]
 MaySeeTrainings = Annotated[bool, Depends(may_see_trainings)]
 MayRefresh = Annotated[bool, Depends(may_refresh)]
 RefreshForm = Annotated[Form, Depends(read_form)]
+
+_LOOKUPS = ThreadPoolExecutor(8, "packing-page")
+"""What a page needs of MLflow is asked for at the same time where it can be."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _STATUS: tuple[tuple[type[StowageError], int, str], ...] = (
@@ -90,8 +94,8 @@ def list_recipes(
     page: str = "",
 ) -> Response:
     """Recipes, newest first."""
+    trainings = _LOOKUPS.submit(records.recent_trainings, tracker) if may_see else None
     found = records.list_records(tracker, destination.strip(), page)
-    trainings = records.recent_trainings(tracker) if may_see else None
     return render(
         request,
         "list.html",
@@ -99,7 +103,7 @@ def list_recipes(
         next_page=found.next_page,
         destination=destination.strip(),
         page=page,
-        trainings=trainings,
+        trainings=trainings.result() if trainings else None,
         mlflow_url=mlflow_url,
     )
 
@@ -108,8 +112,10 @@ def show_recipe(
     request: Request, tracker: Store, mlflow_url: MlflowUrl, may_see: MaySeeTrainings, recipe_id: str, run: str = ""
 ) -> Response:
     """One recipe."""
+    trainings = _LOOKUPS.submit(records.trainings_of, tracker, recipe_id) if may_see else None
     every = records.find_records(tracker, recipe_id)
     record = records.choose_record(every, run)
+    manifest = _LOOKUPS.submit(find_manifest, tracker, record)
     examined = read_recipe(tracker, record)
     return render(
         request,
@@ -120,8 +126,8 @@ def show_recipe(
         problems=examined.problems,
         gap_word=_gap_word(examined),
         anatomy=take_apart(examined.recipe),
-        manifest=find_manifest(tracker, record),
-        trainings=records.trainings_of(tracker, recipe_id) if may_see else None,
+        manifest=manifest.result(),
+        trainings=trainings.result() if trainings else None,
         mlflow_url=mlflow_url,
     )
 

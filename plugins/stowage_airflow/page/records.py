@@ -18,7 +18,7 @@ from stowage_airflow.page.words import describe_gap, moment
 
 TRAININGS = "bert-pretraining"
 PAGE_ROWS = 50
-RECENT_TRAININGS = 200
+RECENT_TRAININGS = 50
 FIGURES = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
 
 
