@@ -95,6 +95,8 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert comparison.data.metrics["packing_factor"] == recipe.statistics["packing_factor"]
     assert comparison.data.metrics["speedup"] > 0
     assert packed.data.tags["mlflow.parentRunId"] == comparison.info.run_id
+    linked = {entry["task"]: entry["value"] for entry in trained["xcoms"] if entry["key"] == "mlflow_run_id"}
+    assert linked == {"compare": comparison.info.run_id, "train": run.info.run_id}
     assert [found.info.status for found in runs] == ["FINISHED"] * 3
     assert run.data.params["manifest"] == event["extra"]["manifest"]
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/mlm")] == [1, 2, 3, 4]

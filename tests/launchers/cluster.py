@@ -92,9 +92,9 @@ class FakeCluster(kmock.KubernetesEmulator):
         }
         self._patch(JOBS, self.job(), {"status": {"conditions": [decided]}})
 
-    def finish_slowly(self) -> None:
-        """What `end_slowly` has begun is done."""
-        self._finish("Failed", "PodFailurePolicy", "Container failed")
+    def fail(self, reason: str, message: str) -> None:
+        """The Job is over."""
+        self._finish("Failed", reason, message)
 
     def evict(self, index: int) -> None:
         """Worker `index` loses its node."""

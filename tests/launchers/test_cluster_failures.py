@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.launchers.airflow_task import FIGURES, RUN, attempt, defer, end, fails, operator, progress, say, succeed
-from tests.launchers.cluster import EVENTS, JOBS, NAMESPACE, FakeCluster
+from tests.launchers.cluster import EVENTS, JOBS, NAMESPACE, FakeCluster, connection
 
 pytestmark = pytest.mark.slow  # importing Airflow and the provider takes seconds
 
@@ -27,6 +28,14 @@ def test_a_failure_that_stays_is_not_retried(cluster: FakeCluster, status: int) 
     ]
     message = fails(operator(), retry=False)
     assert f"worker 1 ended with status {status}: error: no good" in message
+
+
+@pytest.mark.parametrize("stopped", [[], [end(0, 42, "error: stopped")]])
+def test_a_run_that_takes_too_long_is_not_retried(cluster: FakeCluster, stopped: list[Any]) -> None:
+    """Whether or not a worker has failed before."""
+    words = "Job was active longer than specified deadline"
+    cluster.play = [RUN, *stopped, lambda c: c.fail("DeadlineExceeded", words)]
+    assert f"DeadlineExceeded: {words}" in fails(operator(), retry=False)
 
 
 def test_a_job_that_somebody_deletes_is_retried(cluster: FakeCluster) -> None:
@@ -215,7 +224,7 @@ def test_a_job_that_ends_slowly_is_not_taken_for_one_that_does_not_start(
         RUN,
         lambda c: (c.say(0, "error: bad data"), c.end_slowly(0, 3)),
         after(601),
-        lambda c: c.finish_slowly(),
+        lambda c: c.fail("PodFailurePolicy", "Container failed"),
     ]
     assert "worker 0 ended with status 3: error: bad data" in fails(operator(), retry=False)
 
@@ -261,6 +270,28 @@ def test_a_short_absence_of_the_api_server_is_waited_out(
     cluster.refusals["list", "pods"] = [(0, ""), *answers, (0, "")]
     assert attempt(operator()) == FIGURES
     assert capfd.readouterr().out.count("asking again") == 3
+
+
+def test_a_long_absence_of_the_api_server_is_left_to_a_retry(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stowage_airflow import triggers
+
+    seconds = itertools.count(step=50)
+    monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    cluster.refusals["list", "pods"] = [(503, "busy")]
+    message = fails(operator(), retry=True)
+    assert "busy (status 503); the job may still run" in message
+    assert "deletionTimestamp" not in cluster.job()["metadata"]
+    cluster.delete_by_hand()
+
+
+def test_an_api_server_that_is_not_there_is_named(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection("http://127.0.0.1:1", "token")))
+    message = fails(operator(), retry=True)
+    assert f"namespace {NAMESPACE}, job " in message
+    assert "the API server is unreachable (ClientConnectorError: Cannot connect to host 127.0.0.1:1" in message
+    assert cluster.created == []
 
 
 def test_a_log_that_is_out_of_reach_for_a_while_is_caught_up(

@@ -139,6 +139,19 @@ def test_a_service_that_an_earlier_job_has_left_is_replaced(
     assert [owner["uid"] for owner in service["metadata"]["ownerReferences"]] == [cluster.job()["metadata"]["uid"]]
 
 
+def test_pods_that_an_earlier_job_has_left_are_not_of_the_run(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    defer(operator())
+    cluster.run()
+    cluster.say(0, "step 99")
+    cluster.forget(JOBS)
+    cluster.forget(SERVICES)
+    cluster.play = [lambda _: None, *succeed()]
+    assert attempt(operator()) == FIGURES
+    assert progress(capfd) == ["step 3  sequences 24"]
+
+
 def test_a_stopped_worker_starts_again_and_is_followed(cluster: FakeCluster, capfd: pytest.CaptureFixture[str]) -> None:
     stopped = [say(0, "step 1"), end(0, 42, "step 2", '{"error": "stopped"}'), end(1, 42)]
     cluster.play = [RUN, *stopped, RUN, lambda c: c.evict(1), RUN, lambda c: c.lose(0), RUN, *succeed()[1:]]
