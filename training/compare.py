@@ -117,6 +117,8 @@ def compare(
     other = replace(config, data=(raw,), mode=against)
     kind = f"packed against {against}"
     parent = start_run(tracker, kind, {"raw": raw, "against": against}, [packed_data])
+    if parent.run_id:
+        logger.info("MLflow run %s", parent.run_id)
     with sigterm_requests_stop() as stop_requested, tracked(parent, work / "metrics") as sender, ExitStack() as stack:
         sides = [
             stack.enter_context(_open_side(storage, tracker, strategy, model, settings, data, parent.run_id, work))

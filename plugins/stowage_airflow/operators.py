@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -14,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from stowage_airflow.connections import kubernetes_namespace, public_environment, task_errors, training_environment
 from stowage_airflow.launch import LOCAL, TaskKey, as_arguments, check_launcher, plan_launch, strategy, workers_of
-from stowage_airflow.links import MlflowRunLink
+from stowage_airflow.links import MlflowRunLink, announced_run, link_run
 from stowage_airflow.process import TaskProcess
 from training.launchers.kubernetes import NO_RETRY_STATUSES
 
@@ -57,10 +59,10 @@ class LaunchTrainingOperator(BaseOperator):
         with task_errors():
             check_launcher(self.launcher)
         if self.launcher == LOCAL:
-            return self._run_here()
+            return self._run_here(context)
         return self._run_elsewhere(context)
 
-    def _run_here(self) -> dict[str, Any]:
+    def _run_here(self, context: Context) -> dict[str, Any]:
         with task_errors():
             workers = workers_of(self.launch)
             environment = {**os.environ, **training_environment(), "PYTHONUNBUFFERED": "1"}
@@ -68,7 +70,7 @@ class LaunchTrainingOperator(BaseOperator):
         command = [sys.executable, "-m", *module, *self._arguments(workers)]
         self.log.info("starting %s", " ".join(command[1:]))
         self._process = TaskProcess(command, environment)
-        status, result, message = self._process.run()
+        status, result, message = self._process.run(partial(_link, _key(context)))
         if status in NO_RETRY_STATUSES:
             raise AirflowFailException(f"training ended with status {status}: {message}")
         if status:
@@ -78,14 +80,14 @@ class LaunchTrainingOperator(BaseOperator):
     def _run_elsewhere(self, context: Context) -> NoReturn:
         from stowage_airflow.triggers import TrainingTrigger
 
-        task = context["ti"]
+        key = _key(context)
         with task_errors():
             fields = {**self.launch, "namespace": self.launch.get("namespace") or kubernetes_namespace()}
             launch = plan_launch(
                 self.launcher,
                 fields,
                 ["python", "-m", "training", *self._arguments(workers_of(fields))],
-                key=TaskKey(task.dag_id, task.task_id, task.run_id, -1 if task.map_index is None else task.map_index),
+                key=key,
                 environment=public_environment(),
             )
         asyncio.run(self._start(launch))
@@ -95,6 +97,7 @@ class LaunchTrainingOperator(BaseOperator):
             name=config.name,
             workers=config.workers,
             start_timeout=config.start_timeout,
+            launched_by=asdict(key),
         )
         self.defer(trigger=trigger, method_name=self.finish.__name__)
 
@@ -124,6 +127,16 @@ class LaunchTrainingOperator(BaseOperator):
         self._stopped = True
         if self._process is not None:
             self._process.stop()
+
+
+def _key(context: Context) -> TaskKey:
+    task = context["ti"]
+    return TaskKey(task.dag_id, task.task_id, task.run_id, -1 if task.map_index is None else task.map_index)
+
+
+def _link(task: TaskKey, line: str) -> None:
+    if run_id := announced_run(line):
+        link_run(task, run_id)
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from training.launchers.local import end_with_parent
@@ -35,10 +35,10 @@ class TaskProcess:
             preexec_fn=end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
         )
 
-    def run(self) -> tuple[int, str, str]:
-        """Its exit status, and the last lines of its output and of its messages."""
+    def run(self, watch: Callable[[str], None]) -> tuple[int, str, str]:
+        """Its exit status, and the last lines of its output and of its messages, each of which `watch` gets at once."""
         with ThreadPoolExecutor(1) as pool:
-            progress = pool.submit(_log_lines, self._process.stderr)
+            progress = pool.submit(_log_lines, self._process.stderr, watch)
             try:
                 result = _log_lines(self._process.stdout)
                 # Not wait(): stop() may run inside it, in a signal's handler, and would wait for its lock for ever.
@@ -60,10 +60,11 @@ class TaskProcess:
             self._process.wait()
 
 
-def _log_lines(lines: Iterable[str] | None) -> str:
+def _log_lines(lines: Iterable[str] | None, watch: Callable[[str], None] = lambda _: None) -> str:
     """Pass on what the process prints, as it does; returns the last line."""
     last = ""
     for line in lines or ():
         last = line.rstrip()
         log.info("%s", last)
+        watch(last)
     return last

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from stowage_airflow.cluster import Cluster, open_cluster
+from stowage_airflow.launch import TaskKey
+from stowage_airflow.links import announced_run, link_run
 from stowage_airflow.observe import (
     Tail,
     chiefs,
@@ -44,14 +46,23 @@ class TrainingTrigger(BaseTrigger):
     """Fires one event: `outcome` (DONE, RETRY or FAILED), `message`, and the `figures` that the run has printed.
 
     All workers have to run within `start_timeout` seconds, at the start and whenever some of them were replaced.
+    `launched_by` are the fields of the TaskKey.
     """
 
     def __init__(
-        self, *, namespace: str, name: str, workers: int, start_timeout: float, poll_seconds: float = 10.0
+        self,
+        *,
+        namespace: str,
+        name: str,
+        workers: int,
+        start_timeout: float,
+        launched_by: Mapping[str, Any],
+        poll_seconds: float = 10.0,
     ) -> None:
         super().__init__()
         self.namespace, self.name, self.workers = namespace, name, workers
         self.start_timeout, self.poll_seconds = start_timeout, poll_seconds
+        self.launched_by = dict(launched_by)
         self._tails: dict[str, Tail] = {}
         self._result: dict[str, Any] = {}
         self._read_at = 0.0
@@ -60,7 +71,7 @@ class TrainingTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How a triggerer makes it again; there is no secret in it."""
-        names = ("namespace", "name", "workers", "start_timeout", "poll_seconds")
+        names = ("namespace", "name", "workers", "start_timeout", "launched_by", "poll_seconds")
         return f"{type(self).__module__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -155,6 +166,8 @@ class TrainingTrigger(BaseTrigger):
                 self._result = {}
             for line in tail.add(await cluster.log(name, **limits)):
                 self.log.info("%s", line)
+                if run_id := announced_run(line):
+                    await asyncio.to_thread(link_run, TaskKey(**self.launched_by), run_id)
                 # Both streams of a container are one log, so the result need not be its last line.
                 self._result = result(line) or self._result
         self._read_at = now

@@ -82,6 +82,15 @@ def test_a_run_on_a_cluster_gives_figures_progress_and_a_link(airflow: Airflow, 
         assert CANARY not in text
 
 
+def test_a_run_that_fails_is_linked_as_well(airflow: Airflow, cluster: FakeCluster) -> None:
+    cluster.play = [plays("MLflow run 4f2a", "step 1", "error: data: expected packs, found none", status=3)]
+    (outcome,) = airflow.run(("pretrain_bert", REQUEST))
+    assert outcome["state"] == "failed"
+    values = {entry["key"]: entry["value"] for entry in outcome["xcoms"] if entry["task"] == "train"}
+    assert values["_link_MlflowRunLink"] == "https://mlflow.example.org/#/runs/4f2a"
+    assert values["mlflow_run_id"] == "4f2a"
+
+
 def test_bad_data_and_bad_requests_fail_without_retries(airflow: Airflow, cluster: FakeCluster) -> None:
     cluster.play = [plays("error: data: expected packs, found none", status=3)]
     expected = {

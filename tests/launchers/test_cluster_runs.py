@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,6 +68,43 @@ def test_a_run_whose_log_is_gone_is_done_all_the_same(cluster: FakeCluster, capf
     cluster.play = [RUN, end(0, 42, '{"error": "stopped"}'), RUN, end(1), end(0)]
     assert attempt(operator()) == {}
     assert "no figures are in its log" in capfd.readouterr().out
+
+
+def test_the_link_to_mlflow_is_there_while_the_task_works(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    sent: list[Any] = []
+    comms = SimpleNamespace(send=sent.append)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+    early: list[Any] = []
+    cluster.play = [RUN, say(0, "MLflow run 4f2a", "step 1"), lambda _: early.extend(sent), *succeed()[1:]]
+    assert attempt(operator()) == FIGURES
+    found = {message.key: message.value for message in early if type(message).__name__ == "SetXCom"}
+    assert found == {"mlflow_run_id": "4f2a", "_link_MlflowRunLink": "https://mlflow.example.org/#/runs/4f2a"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_messages_of_a_local_run_are_seen_while_it_works(tmp_path: Path) -> None:
+    """It ends once the first has been seen."""
+    from stowage_airflow.process import TaskProcess
+
+    program = (
+        "import sys, time; from pathlib import Path; seen = Path(sys.argv[1])\n"
+        "print('MLflow run 4f2a', file=sys.stderr, flush=True)\n"
+        "while not seen.exists(): time.sleep(0.01)\n"
+        "print('{}'); print('bye', file=sys.stderr)"
+    )
+    lines: list[str] = []
+
+    def watch(line: str) -> None:
+        lines.append(line)
+        (tmp_path / "seen").touch()
+
+    process = TaskProcess([sys.executable, "-c", program, str(tmp_path / "seen")], os.environ)
+    assert process.run(watch) == (0, "{}", "bye")
+    assert lines == ["MLflow run 4f2a", "bye"]
 
 
 def test_other_lines_with_a_brace_are_no_result(cluster: FakeCluster) -> None:
