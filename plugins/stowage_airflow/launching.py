@@ -73,7 +73,9 @@ async def _removed(
     while await find():
         _check(stop_requested)
         if time.monotonic() > deadline:
-            raise AirflowException(f"{what}: was deleted, and is still there after {seconds} s")
+            raise AirflowException(
+                f"{what}: was deleted, and is still there after {seconds} s; delete pods on lost nodes by force"
+            )
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 from training.launchers.local import end_with_parent
 
@@ -37,27 +38,28 @@ class TaskProcess:
 
     def run(self, watch: Callable[[str], None]) -> tuple[int, str, str]:
         """Its exit status, and the last lines of its output and of its messages, each of which `watch` gets at once."""
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
+            result = pool.submit(_log_lines, self._process.stdout)
             progress = pool.submit(_log_lines, self._process.stderr, watch)
             try:
-                result = _log_lines(self._process.stdout)
                 # Not wait(): stop() may run inside it, in a signal's handler, and would wait for its lock for ever.
                 while (status := self._process.poll()) is None:
                     time.sleep(_POLL_SECONDS)
+                # What it has started may live on, if it was killed, and is told to save and end.
+                wait((result, progress), GRACE_SECONDS)
             finally:
                 self.stop()
-        return status, result, progress.result()
+        return status, result.result(), progress.result()
 
     def stop(self) -> None:
-        """SIGTERM, a grace to save, SIGKILL; nothing if it has ended."""
-        if self._process.poll() is not None:
-            return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
+        """SIGTERM, a grace to save, and SIGKILL for all that is left."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_SECONDS)
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
 
 
 def _log_lines(lines: Iterable[str] | None, watch: Callable[[str], None] = lambda _: None) -> str:

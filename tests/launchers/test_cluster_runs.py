@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from tests.launchers.airflow_task import (
 )
 from tests.launchers.cluster import JOBS, PODS, SERVICES, FakeCluster
 from tests.launchers.kubelet import container, started
+from tests.launchers.test_local import is_running
 
 pytestmark = pytest.mark.slow  # importing Airflow and the provider takes seconds
 
@@ -105,6 +107,39 @@ def test_the_messages_of_a_local_run_are_seen_while_it_works(tmp_path: Path) -> 
     process = TaskProcess([sys.executable, "-c", program, str(tmp_path / "seen")], os.environ)
     assert process.run(watch) == (0, "{}", "bye")
     assert lines == ["MLflow run 4f2a", "bye"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_nothing_is_left_of_a_local_run_whose_launcher_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a worker that does not listen to SIGTERM, and keeps the output open."""
+    from stowage_airflow import process
+
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    worker = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid())); os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)"
+    )
+    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    run = process.TaskProcess([sys.executable, "-c", launcher, worker, str(tmp_path / "pid")], os.environ)
+    status, _, _ = run.run(lambda _: None)
+    assert status == -signal.SIGKILL
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_local_run_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stowage_airflow import process
+
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    program = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+        "print('up', file=sys.stderr, flush=True)\n"
+        "while True: time.sleep(0.01)"
+    )
+    run = process.TaskProcess([sys.executable, "-c", program], os.environ)
+    assert run.run(lambda _: run.stop()) == (-signal.SIGKILL, "asked", "up")
 
 
 def test_other_lines_with_a_brace_are_no_result(cluster: FakeCluster) -> None:
