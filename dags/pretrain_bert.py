@@ -195,7 +195,8 @@ def from_form(*names: str) -> dict[str, str]:
     schedule=[packed_dataset(settings.destination)] if settings.destination else None,
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
+    # Soon enough for what a lost worker costs to stay within a minute (docs/deploy.md, "Celery").
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params=params,
     render_template_as_native_obj=True,
     tags=["stowage", "training"],

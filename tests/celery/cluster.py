@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,6 @@ class CeleryApi(AirflowApi):
             for entry in found
             if entry["task_id"] == task
         ]
-
-    def retries(self) -> dict[str, tuple[int, timedelta]]:
-        """How often each task of the DAG is retried, and after how long for the first time."""
-        tasks = self._call("GET", f"dags/{DAG}/tasks")["tasks"]
-        return {task["task_id"]: (int(task["retries"]), _duration(task["retry_delay"])) for task in tasks}
 
     def result(self, run: str, task: str) -> Any:
         """What a task returned."""
@@ -177,10 +172,6 @@ def send_signal(pid: int, number: signal.Signals) -> None:
     """Signal a process, which may have ended by itself."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _duration(parts: Mapping[str, Any]) -> timedelta:
-    return timedelta(days=parts["days"], seconds=parts["seconds"], microseconds=parts["microseconds"])
 
 
 def _time(text: str | None) -> datetime | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +25,15 @@ from tests.celery.cluster import (
     QUEUED,
     RUNNING,
     SUCCESS,
+    WORKERS,
     Attempt,
     Cluster,
     freeze,
     send_signal,
-    shipped_settings,
     thaw,
 )
 from tests.celery.conftest import OPTIONS, SHARDS, SOURCE, TASKS
+from tests.docker.images import IMAGES
 
 pytestmark = pytest.mark.exhaustive
 
@@ -83,26 +87,16 @@ def assert_same_dataset(refreshed: Refreshed, undisturbed: Refreshed) -> None:
     assert refreshed.shards == undisturbed.shards
 
 
-def test_the_shipped_settings_leave_a_retry_a_quarter_of_a_minute_to_start(cluster: Cluster) -> None:
-    """Of the minute that a lost worker may cost."""
-    settings = shipped_settings()
-    timeout, check = (
-        int(settings[f"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT{suffix}"])
-        for suffix in ("", "_DETECTION_INTERVAL")
-    )
-    assert timeout >= 3 * int(settings["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"])
-    retries = cluster.api.retries()
-    assert len(retries) == len(("list_shards", "scan", "solve", "write", "commit"))
-    for count, delay in retries.values():
-        assert count > 1
-        # Airflow's backoff waits up to twice as long as it is told.
-        assert timeout + check + 2 * delay.total_seconds() <= 45
+def test_the_image_s_health_check_tells_whether_a_worker_is_there(cluster: Cluster) -> None:
+    def is_well(name: str) -> bool:
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {**cluster.environment, "PATH": programs, "HOSTNAME": name}
+        command = IMAGES["worker"].health_check
+        return subprocess.run(command, env=own, check=False, capture_output=True, timeout=120).returncode == 0
 
-    visibility, interval, throttle = (
-        int(settings[f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{name}"])
-        for name in ("VISIBILITY_TIMEOUT", "UNACKED_RESTORE_INTERVAL", "UNACKED_RESTORE_THROTTLE")
-    )
-    assert visibility + interval * throttle <= 45
+    names = [worker.name for worker in cluster.workers]
+    assert len(names) == WORKERS
+    assert [is_well(name) for name in (*names, "none")] == [True] * WORKERS + [False]
 
 
 def test_a_worker_lost_while_it_writes_costs_one_more_try_and_no_byte(
