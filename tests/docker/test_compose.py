@@ -29,6 +29,8 @@ from tests.docker.stack import (
 from training.launchers.config import _SECRET_VARIABLE, quantity_bytes
 
 OURS = {name: spec for name, spec in SERVICES.items() if spec["image"].startswith("stowage-")}
+KEEPING = ("Read", "List", "Write")
+HELM_VALUES = DOCKER / "helm-values.yaml"
 AIRFLOW = {name: spec for name, spec in OURS.items() if "AIRFLOW__CORE__AUTH_MANAGER" in spec["environment"]}
 
 
@@ -48,6 +50,7 @@ def test_the_whole_stack_is_there() -> None:
     assert {"postgres", "redis", "s3", "mlflow"} <= SERVICES.keys()
     components = {"api-server", "scheduler", "dag-processor", "triggerer", "celery worker"}
     assert {" ".join(spec["command"][1:]) for spec in AIRFLOW.values() if spec["command"][0] == "airflow"} == components
+    assert env_file("celery.env")["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -69,11 +72,47 @@ def test_services_are_pinned_watched_and_confined(name: str) -> None:
         assert spec["security_opt"] == ["no-new-privileges:true"]
 
 
+def before(name: str) -> set[str]:
+    """All services that have to be ready before this one starts."""
+    direct = set(SERVICES[name].get("depends_on", ()))
+    return direct.union(*(before(each) for each in direct))
+
+
+def test_nothing_starts_before_what_it_needs() -> None:
+    for spec in SERVICES.values():
+        for name, how in spec.get("depends_on", {}).items():
+            ready = "service_completed_successfully" if name.endswith("-init") else "service_healthy"
+            assert how == {"condition": ready}, name
+    assert before("mlflow") == {"postgres", "s3", "s3-init"}
+    for name in AIRFLOW.keys() - {"airflow-init", "worker"}:
+        assert before(name) == {"postgres", "airflow-init", "redis"}
+    assert before("worker") == SERVICES.keys() - {"worker", "scheduler", "dag-processor", "triggerer"}
+
+
+def test_a_worker_is_given_the_time_that_its_tasks_take_to_stop() -> None:
+    from stowage_airflow.process import GRACE_SECONDS
+
+    minutes = re.fullmatch(r"(\d+)m", SERVICES["worker"]["stop_grace_period"])
+    assert minutes is not None
+    assert int(minutes[1]) * 60 > GRACE_SECONDS
+
+
 def test_what_is_mounted_is_there() -> None:
     mounts = [str(mount) for spec in SERVICES.values() for mount in spec.get("volumes", ())]
     assert len(mounts) > 5
     for source in {mount.split(":")[0] for mount in mounts}:
         assert (DOCKER / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"]
+    for spec in OURS.values():
+        for mount in spec.get("volumes", ()):
+            # An empty volume takes over the folder's owner, who is the image's user.
+            assert re.search(rf"install -d -o 50000 .*{mount.split(':')[1]}( |$)", IMAGES["airflow"].all("RUN")[-1])
+
+
+def test_what_the_configuration_names_is_in_the_image() -> None:
+    configuration = [*IMAGES["airflow"].environment.values(), COMPOSE_FILE.read_text(), HELM_VALUES.read_text()]
+    named = set(re.findall(r"/opt/stowage/([-\w./]+)", "\n".join(configuration)))
+    assert {"dags", "plugins", "docker/pools.json"} <= named
+    assert {*named, "packing", "training"} <= set(IMAGES["airflow"].copied)
 
 
 def variables() -> Iterator[tuple[str, str, str]]:
@@ -169,12 +208,14 @@ def test_the_pools_that_bound_the_load_are_made() -> None:
     used = {value for _, name, value in variables() if name.endswith("_POOL")}
     assert used == pools.keys()
     assert all(pool["slots"] > 0 for pool in pools.values())
+    # A task that is deferred while a cluster trains holds GPUs; one that packs never is.
+    assert {name: pool["include_deferred"] for name, pool in pools.items()} == {"store": False, "training": True}
     assert "airflow pools import /opt/stowage/docker/pools.json" in SERVICES["airflow-init"]["command"][2]
     assert "docker/pools.json" in IMAGES["airflow"].copied
 
 
 def test_a_worker_has_the_memory_that_a_task_asks_of_a_cluster_for_each_of_its_tasks() -> None:
-    values = yaml.safe_load((DOCKER / "helm-values.yaml").read_text())
+    values = yaml.safe_load(HELM_VALUES.read_text())
     task = quantity_bytes("memory", values["workers"]["kubernetes"]["resources"]["requests"]["memory"])
     limit = SERVICES["worker"]["deploy"]["resources"]["limits"]["memory"]
     tasks = int(SERVICES["worker"]["environment"]["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
@@ -220,11 +261,13 @@ def test_each_user_of_the_store_has_keys_of_its_own_and_no_more_rights_than_it_n
     users = identities()
     keys = {key["accessKey"] for user in users.values() for key in user["credentials"]}
     assert len(keys) == len(users) == 3
-    assert {name: {action.split(":")[0] for action in user["actions"]} for name, user in users.items()} == {
+    from stowage_airflow.settings import read_settings
+
+    settings = read_settings(service("worker")["environment"])
+    kept = [absolute(place).split("/")[2] for place in (settings.destination, settings.train_model_dir)]
+    read = absolute(settings.source).split("/")[2]
+    assert {name: set(user["actions"]) for name, user in users.items()} == {
         "admin": {"Admin"},
-        "stowage": {"Read", "List", "Write"},
-        "mlflow": {"Read", "List", "Write"},
+        "stowage": {f"Read:{read}", f"List:{read}", *(f"{verb}:{bucket}" for bucket in kept for verb in KEEPING)},
+        "mlflow": {f"{verb}:mlflow" for verb in KEEPING},
     }
-    assert "Write:raw" not in users["stowage"]["actions"]
-    assert all(action.endswith(":mlflow") for action in users["mlflow"]["actions"])
-    assert not any(action.endswith(":mlflow") for action in users["stowage"]["actions"])

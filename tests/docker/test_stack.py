@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -20,6 +21,7 @@ from demo.processes import Supervisor, free_port
 from demo.stack import plain_environment
 from demo.waiting import wait_until
 from packing.adapters.s3 import client_config
+from tests.celery.servers import database_folder, start_postgresql
 from tests.docker.images import DOCKER, IMAGES, REPOSITORY
 from tests.docker.stack import COMPOSE, env_file, filled, service
 
@@ -40,7 +42,15 @@ print(run.run_id)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+def database_files() -> Iterator[Path]:
+    with database_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def running(database_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """Ends before `database_files` goes."""
+    del database_files
     with Supervisor(tmp_path_factory.mktemp("logs")) as supervisor:
         yield supervisor
 
@@ -62,6 +72,24 @@ def replaced(command: list[str], options: Mapping[str, object]) -> list[str]:
     """`command` with other values for options that it has."""
     assert options.keys() <= {word.partition("=")[0] for word in command}
     return [f"{name}={options[name]}" if (name := word.partition("=")[0]) in options else word for word in command]
+
+
+@pytest.fixture(scope="module")
+def postgres(running: Supervisor, database_files: Path, made_secrets: dict[str, str]) -> str:
+    """Host and port of a PostgreSQL with the roles and databases that the shipped script makes."""
+    superuser = urlsplit(start_postgresql(running, database_files, environment({})))
+    spec = service("postgres", made_secrets)
+    (script,) = [mount.split(":")[0] for mount in spec["volumes"] if mount.startswith("./")]
+    here = {"PGHOST": "127.0.0.1", "PGPORT": str(superuser.port), "PGPASSWORD": str(superuser.password)}
+    own = environment({**spec["environment"], **here})
+    subprocess.run([DOCKER / script], env=own, check=True, capture_output=True, timeout=60)
+    return f"127.0.0.1:{superuser.port}"
+
+
+def on(address: str, url: str) -> str:
+    """The URL of a database of the service `postgres`, at its address here."""
+    assert "@postgres/" in url
+    return url.replace("@postgres/", f"@{address}/")
 
 
 def answer(
@@ -141,6 +169,9 @@ def test_the_store_gives_each_user_its_own_rights(store: str, made_secrets: dict
     assert stowage.get_object(Bucket="raw", Key="books/shard")["Body"].read() == b"raw"
     assert [entry["Key"] for entry in stowage.list_objects_v2(Bucket="raw")["Contents"]] == ["books/shard"]
     mlflow.put_object(Bucket="mlflow", Key="artifact", Body=b"figure")
+    stowage.put_object(Bucket="models", Key="books/old", Body=b"checkpoint")
+    stowage.delete_object(Bucket="models", Key="books/old")
+    assert refusal(stowage.get_object, Bucket="models", Key="books/old") == 404
     assert refusal(stowage.put_object, Bucket="raw", Key="books/shard", Body=b"other") == 403
     assert refusal(stowage.delete_object, Bucket="raw", Key="books/shard") == 403
     assert refusal(stowage.get_object, Bucket="mlflow", Key="artifact") == 403
@@ -172,22 +203,19 @@ def test_the_store_enforces_conditional_writes(store: str, made_secrets: dict[st
 
 
 def test_mlflow_asks_who_is_there(
-    running: Supervisor, store: str, made_secrets: dict[str, str], tmp_path: Path
+    running: Supervisor, store: str, postgres: str, made_secrets: dict[str, str], tmp_path: Path
 ) -> None:
-    shipped = (DOCKER / "mlflow-auth.ini").read_text()
-    assert "database_uri = postgresql+psycopg://mlflow@postgres/mlflow_auth" in shipped
     config = tmp_path / "auth.ini"
-    config.write_text(
-        shipped.replace("postgresql+psycopg://mlflow@postgres/mlflow_auth", f"sqlite:///{tmp_path}/auth.db")
-    )
+    config.write_text(on(postgres, (DOCKER / "mlflow-auth.ini").read_text()))
     port = free_port()
+    spec = service("mlflow", made_secrets)
+    (runs,) = [word.partition("=")[2] for word in spec["command"] if word.startswith("--backend-store-uri=")]
     here = {
         "--host": "127.0.0.1",
         "--port": port,
         "--allowed-hosts": f"mlflow:5000,localhost:{port}",
-        "--backend-store-uri": f"sqlite:///{tmp_path}/mlflow.db",
+        "--backend-store-uri": on(postgres, runs),
     }
-    spec = service("mlflow", made_secrets)
     own = environment(spec["environment"], MLFLOW_AUTH_CONFIG_PATH=str(config), MLFLOW_S3_ENDPOINT_URL=store)
     running.start("mlflow", replaced(spec["command"], here), own)
     wait_until(lambda: answer(port, "/health", host="mlflow:5000")[0] == 200, "MLflow", running, START_SECONDS)
@@ -226,18 +254,21 @@ def test_mlflow_asks_who_is_there(
 
 
 def test_airflow_is_set_up_and_asks_who_is_there(
-    running: Supervisor, made_secrets: dict[str, str], tmp_path: Path
+    running: Supervisor, postgres: str, made_secrets: dict[str, str], tmp_path: Path
 ) -> None:
-    database = f"sqlite:///{tmp_path}/airflow.db"
     spec = service("airflow-init", made_secrets)
     image = {
         name: value.replace("/opt/stowage", str(REPOSITORY)).replace("/opt/airflow", str(tmp_path))
         for name, value in IMAGES["airflow"].environment.items()
     }
+    databases = {
+        name: on(postgres, value)
+        for name, value in spec["environment"].items()
+        if name.startswith("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    }
+    assert len(databases) == 2
     own = environment(
-        {**image, **env_file("celery.env"), **spec["environment"]},
-        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=database,
-        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC=database.replace("sqlite", "sqlite+aiosqlite"),
+        {**image, **env_file("celery.env"), **spec["environment"], **databases},
     )
     setup = [word.replace("/opt/stowage", str(REPOSITORY)) for word in spec["command"]]
     for _ in range(2):
