@@ -24,14 +24,11 @@ from packing.adapters.s3 import client_config
 from tests.celery.servers import database_folder, start_postgresql
 from tests.docker.images import DOCKER, IMAGES, REPOSITORY
 from tests.docker.stack import COMPOSE, env_file, filled, service
+from tests.docker.store import START_SECONDS, replaced, start_store
 
 pytestmark = pytest.mark.exhaustive
 
 BIN = Path(sys.executable).parent
-START_SECONDS = 240
-WEED_ENTRYPOINT = ["server", "-master.volumePreallocate", "-master.volumeSizeLimitMB=1024"]
-"""What the entrypoint of SeaweedFS' image puts before the options of `server`."""
-
 PLUGINS = os.pathsep.join([str(REPOSITORY / "plugins"), str(REPOSITORY)])
 TRACK = """
 from stowage_airflow.connections import open_tracker
@@ -66,12 +63,6 @@ def environment(own: Mapping[str, str], **here: str) -> dict[str, str]:
     """What a container has, but for what is elsewhere here; commands are found beside this Python."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**plain_environment(os.environ), **own, "PATH": path, **here}
-
-
-def replaced(command: list[str], options: Mapping[str, object]) -> list[str]:
-    """`command` with other values for options that it has."""
-    assert options.keys() <= {word.partition("=")[0] for word in command}
-    return [f"{name}={options[name]}" if (name := word.partition("=")[0]) in options else word for word in command]
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +121,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(running: Supervisor, made_secrets: dict[str, str], objects: Path) -> str:
     """The address of a SeaweedFS with the buckets of the stack, which keeps them in the folder `objects`."""
-    identities = objects / "s3.json"
-    identities.write_text(filled(COMPOSE["configs"]["s3"]["content"], made_secrets))
-    port = free_port()
-    here = {"-dir": objects, "-ip": "127.0.0.1", "-ip.bind": "127.0.0.1", "-s3.port": port, "-s3.config": identities}
-    ports = [f"-{server}.port{kind}" for server in ("master", "volume", "filer") for kind in ("", ".grpc")]
-    further = [f"{name}={free_port()}" for name in (*ports, "-s3.port.grpc")]
-    server, *options = replaced(service("s3")["command"], here)
-    assert server == WEED_ENTRYPOINT[0]
-    command = [str(BIN / "weed"), *WEED_ENTRYPOINT, *options, *further]
-    running.start("seaweedfs", command, environment({}))
-    wait_until(lambda: answer(port, "/healthz")[0] == 200, "SeaweedFS", running, START_SECONDS)
-    url = f"http://127.0.0.1:{port}"
+    url = start_store(running, objects, filled(COMPOSE["configs"]["s3"]["content"], made_secrets))
     buckets = service("s3-init", made_secrets)
     for _ in range(2):
         own = environment(buckets["environment"], AWS_ENDPOINT_URL=url)
