@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_every_option_of_airflow_exists() -> None:
     assert len(options) > 8
     assert [each for each in options if not is_option(*each)] == []
     assert [entry for entry in VALUES["triggerer"]["env"] if not is_variable(entry["name"])] == []
+
+
+def test_the_api_server_finds_a_triggerer_by_its_address() -> None:
+    """A Deployment's pods have no names in DNS, which those of a StatefulSet with volumes would have."""
+    assert VALUES["triggerer"]["persistence"] == {"enabled": False}
+    (entry,) = VALUES["triggerer"]["env"]
+    assert entry["name"] == "AIRFLOW__CORE__HOSTNAME_CALLABLE"
+    module, _, function = entry["value"].rpartition(".")
+    source = distribution("apache-airflow-core").locate_file(f"{module.replace('.', '/')}.py")
+    assert f"def {function}()" in Path(str(source)).read_text()
 
 
 def test_lost_tasks_are_found_as_soon_as_with_celery() -> None:
