@@ -14,10 +14,11 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -34,11 +35,14 @@ from packing.progress import stage_progress
 from packing.recipe import recipe_bytes
 from packing.report import TRIGGERED_BY, RefreshRecord, summary_rows
 from packing.scan import read_segments
+from packing.signing import PublicKey, SigningKey, check_signature
 from packing.solve import histogram_of, solve_histogram
 from packing.spool import Spool
 from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, Recipe
 from packing.uris import absolute
 from packing.verify import Check, require, verify_dataset
+
+SIGNING_KEY = "STOWAGE_SIGNING_KEY"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +139,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     storage = open_storage()
     if options.dry_run:
         return _dry_run(options, storage, source, destination, parameters)
+    key = _signing_key(options.signing_key)
     record = None
     if options.tracking_uri:
         tags = {TRIGGERED_BY: _shell_user()}
@@ -150,6 +155,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             time_limit=options.time_limit,
             on_recipe=record.add_recipe if record else None,
             on_manifest=record.add_manifest if record else None,
+            key=key,
         )
     if record:
         record.mark_current(outcome.recipe)
@@ -200,19 +206,42 @@ def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:
 
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Check a packed dataset, and with --source that every raw sequence is in it exactly once."""
-    storage = open_storage()
+    storage, signed = open_storage(), _signature_check(options)
     source = absolute(options.source) if options.source else None
     with _stages(storage, options.workers) as stages:
         checks = verify_dataset(storage, stages.work, absolute(options.manifest), source)
-    return _checked(checks, "verified")
+    return _checked([*checks, *signed(storage)], "verified")
 
 
 def audit(options: argparse.Namespace) -> dict[str, Any]:
     """Derive a packed dataset again from its raw data, and say line by line what holds."""
-    storage = open_storage()
+    storage, signed = open_storage(), _signature_check(options)
     with _stages(storage, options.workers) as stages:
         checks = audit_dataset(storage, stages.work, absolute(options.manifest), absolute(options.source))
-    return _checked(checks, "audited")
+    return _checked([*checks, *signed(storage)], "audited")
+
+
+def _signing_key(file: str | None) -> SigningKey | None:
+    """The key in the file or else in the environment; none: nothing is signed."""
+    if file:
+        return SigningKey.from_pem(_read_file(file), file)
+    text = os.environ.get(SIGNING_KEY)
+    return SigningKey.from_pem(text.encode(), SIGNING_KEY) if text else None
+
+
+def _signature_check(options: argparse.Namespace) -> Callable[[Storage], list[Check]]:
+    """The check that a public key makes possible; the key is read, and refused, before any work."""
+    if not options.public_key:
+        return lambda _: []
+    public = PublicKey.from_pem(_read_file(options.public_key), options.public_key)
+    return lambda storage: [check_signature(storage, absolute(options.manifest), public)]
+
+
+def _read_file(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as exc:
+        raise UsageError(f"{name}: cannot be read ({exc.strerror}); name a file with a key in PEM") from exc
 
 
 def _checked(checks: Sequence[Check], word: str) -> dict[str, Any]:
@@ -321,16 +350,28 @@ def _parser() -> argparse.ArgumentParser:
         help="MLflow server for the recipe [MLFLOW_TRACKING_URI; none: not recorded]",
     )
 
+    sub.add_argument(
+        "--signing-key",
+        metavar="FILE",
+        help=f"Ed25519 private key in PEM to sign the recipe with [what {SIGNING_KEY} holds; none: not signed]",
+    )
+
     sub = add("verify", verify)
     sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
     sub.add_argument("--source", metavar="SOURCE", help="also look for every raw sequence below here")
+    _add_public_key(sub)
     _add_workers(sub)
 
     sub = add("audit", audit)
     sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
     sub.add_argument("--source", required=True, metavar="SOURCE", help=f"raw shards: {place}")
+    _add_public_key(sub)
     _add_workers(sub)
     return parser
+
+
+def _add_public_key(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--public-key", metavar="FILE", help="Ed25519 public key in PEM: check the recipe's signature too")
 
 
 def _add_parameters(sub: argparse.ArgumentParser) -> None:

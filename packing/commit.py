@@ -10,12 +10,13 @@ from typing import Any
 from packing.documents import read_cached, write_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import digest, pretty
-from packing.manifest import manifest_to_json, read_manifest, write_manifest
+from packing.manifest import manifest_bytes, manifest_to_json, read_manifest, write_manifest
 from packing.parallel import LOOKUPS, threads
 from packing.ports import Storage
-from packing.recipe import dataset_input_id, recipe_uri
+from packing.recipe import dataset_input_id, recipe_bytes, recipe_uri
 from packing.recipe_checks import read_sound_recipe
 from packing.scan import INDEX_FORMAT
+from packing.signing import Signature, SigningKey, signature_uri
 from packing.types import Manifest, Parameters, RawShard, Recipe, StoredShard
 from packing.write import read_written
 
@@ -80,13 +81,15 @@ def commit(
     recipe: Recipe,
     written: Mapping[str, Sequence[StoredShard]],
     *,
-    announce: Callable[[Manifest], None] | None = None,
+    key: SigningKey | None = None,
+    announce: Callable[[Manifest, Signature | None], None] | None = None,
 ) -> Manifest:
     """Store the manifest of the packed shards `written`, by partition digest, and the pointers to it.
 
-    `announce` is called before the manifest is stored: what it fails to do is done by the refresh that comes next,
-    whereas nothing is left to do for a refresh that finds the manifest. Raises VerificationError, and stores nothing,
-    if anything is missing or does not add up to the recipe.
+    With a `key`, recipe and manifest are signed, and the signature is stored before the manifest. `announce` is called
+    before anything is: what it fails to do is done by the refresh that comes next, whereas nothing is left to do for a
+    refresh that finds the manifest. Raises VerificationError, and stores nothing, if anything is missing or does not
+    add up to the recipe.
     """
     missing = [partition.digest for partition in recipe.partitions if partition.digest not in written]
     if missing:
@@ -106,8 +109,11 @@ def commit(
         raise VerificationError(
             f"recipe {recipe.recipe_id}: expected (packs, sequences, tokens) {expected}, packed shards hold {found}"
         )
+    signature = _sign(storage, destination, recipe, manifest, key) if key else None
     if announce:
-        announce(manifest)
+        announce(manifest, signature)
+    if signature:
+        storage.write(signature_uri(destination, recipe.recipe_id), signature.document)
     uri = manifest_uri(destination, recipe.recipe_id)
     write_manifest(storage, uri, manifest)
     pointer = {
@@ -118,6 +124,13 @@ def commit(
     write_cached(storage, _input_uri(destination, recipe.input_id), pointer)
     point_to(storage, destination, recipe.recipe_id)
     return manifest
+
+
+def _sign(storage: Storage, destination: str, recipe: Recipe, manifest: Manifest, key: SigningKey) -> Signature:
+    uri, content = recipe_uri(destination, recipe.recipe_id), recipe_bytes(recipe)
+    if storage.read(uri) != content:
+        raise VerificationError(f"{uri}: is not stored as Stowage writes it, so it is not signed; remove it, run again")
+    return key.sign(recipe.recipe_id, content, manifest_bytes(manifest))
 
 
 def point_to(storage: Storage, destination: str, recipe_id: str) -> None:

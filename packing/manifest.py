@@ -78,6 +78,11 @@ def read_manifest(storage: Storage, uri: str) -> Manifest:
     return manifest_from_json(read_document(storage, uri, "manifest"), uri)
 
 
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it is stored and as MLflow shows it."""
+    return pretty(manifest_to_json(manifest))
+
+
 def write_manifest(storage: Storage, uri: str, manifest: Manifest) -> None:
     """Store the manifest, which is what makes the dataset exist."""
-    storage.write(uri, pretty(manifest_to_json(manifest)))
+    storage.write(uri, manifest_bytes(manifest))

@@ -20,6 +20,7 @@ from packing.partition import find_members
 from packing.ports import Storage
 from packing.recipe import contents_of, dataset_input_id
 from packing.scan import read_summary, scan_new_shard
+from packing.signing import Signature, SigningKey
 from packing.solve import solve_recipe
 from packing.solvers import check_time_limit
 from packing.spool import Spool
@@ -59,12 +60,14 @@ def refresh(
     max_rejected: int = 0,
     time_limit: float | None = None,
     on_recipe: Callable[[Recipe], None] | None = None,
-    on_manifest: Callable[[Manifest], None] | None = None,
+    on_manifest: Callable[[Manifest, Signature | None], None] | None = None,
+    key: SigningKey | None = None,
 ) -> Refresh:
     """Make the packed dataset of `source` exist below `destination`; only what changed is read and written.
 
     Up to `max_rejected` bad records are left out and listed in the recipe. `on_recipe` is called once a new recipe is
-    stored, before any pack is written, `on_manifest` when all packs are, before the manifest is stored.
+    stored, before any pack is written, `on_manifest` when all packs are, before the manifest is stored. With a
+    `key`, what is made is signed; a dataset that is found complete is left as it is, signed or not.
     """
     check_request(source, destination, max_rejected, time_limit)
     progress = stages.progress
@@ -92,7 +95,7 @@ def refresh(
     write = partial(write_if_missing, destination=destination, parameters=parameters, spool=stages.spool)
     done = tracked(progress, "write", stages.work(write, work), len(work))
     written = {partition.digest: result.shards for (partition, _), result in zip(work, done, strict=True)}
-    manifest = commit(storage, destination, recipe, written, announce=on_manifest)
+    manifest = commit(storage, destination, recipe, written, key=key, announce=on_manifest)
     remember_listing(storage, destination, parameters, shards, recipe.input_id)
     return Refresh(
         recipe,

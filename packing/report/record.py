@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from packing.commit import find_written, manifest_uri
-from packing.jsonio import digest, pretty
+from packing.jsonio import digest
 from packing.lineage import DESCRIPTION, MANIFEST, RECIPES, find_recipe_run, packed_dataset, raw_dataset
-from packing.manifest import manifest_to_json
+from packing.manifest import manifest_bytes
 from packing.ports import Metric, Run, Storage, Tracker
 from packing.recipe import recipe_bytes, recipe_uri
 from packing.report.figures import recipe_figures
@@ -18,9 +18,11 @@ from packing.report.html import report_page
 from packing.report.markdown import description, plain
 from packing.report.tables import recipe_tables
 from packing.report.words import parameter_rows
+from packing.signing import Signature
 from packing.types import Manifest, Recipe
 
 TRIGGERED_BY = "stowage.triggered_by"
+SIGNED_BY = "stowage.signed_by"
 DAG_RUN_URL = "airflow.dag_run_url"
 
 
@@ -84,10 +86,13 @@ def lineage(recipe: Recipe, source: str, destination: str, tags: Mapping[str, st
     return [(name, value) for name, value in rows if value]
 
 
-def record_manifest(run: Run, manifest: Manifest, uri: str) -> None:
-    """Add to the recipe's run that its packed dataset exists, and what it consists of."""
-    run.log_artifacts({"recipe/manifest.json": pretty(manifest_to_json(manifest))})
+def record_manifest(run: Run, manifest: Manifest, signature: Signature | None, *, uri: str) -> None:
+    """Add to the recipe's run that its packed dataset exists, what it consists of, and who signed it."""
+    run.log_artifacts({"recipe/manifest.json": manifest_bytes(manifest)})
     run.log_inputs([packed_dataset(manifest, uri, "packed")])
+    if signature:
+        run.log_artifacts({"recipe/recipe.sig.json": signature.document})
+        run.set_tags({SIGNED_BY: signature.signed_by})
     run.set_tags({MANIFEST: uri})
 
 
@@ -123,9 +128,10 @@ class RefreshRecord:
         places = {"source": self.source, "destination": self.destination}
         self.run = track_recipe(self.tracker, recipe, **places, tags=self.tags, reused=reused)
 
-    def add_manifest(self, manifest: Manifest) -> None:
+    def add_manifest(self, manifest: Manifest, signature: Signature | None) -> None:
         if self.run:
-            record_manifest(self.run, manifest, manifest_uri(self.destination, manifest.recipe_id))
+            uri = manifest_uri(self.destination, manifest.recipe_id)
+            record_manifest(self.run, manifest, signature, uri=uri)
 
     def mark_current(self, recipe: Recipe) -> None:
         mark_current(self.tracker, recipe.recipe_id, self.destination)

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from packing.ports import Storage, Tracker
+    from packing.signing import SigningKey
 
 AWS_CONNECTION = "aws_default"
 MLFLOW_CONNECTION = "mlflow_default"
 KUBERNETES_CONNECTION = "kubernetes_default"
+SIGNING_CONNECTION = "stowage_signing"
 
 
 def open_storage() -> Storage:
@@ -68,6 +70,20 @@ def _mlflow_connection() -> Connection:
         return Connection.get(MLFLOW_CONNECTION)
     except AirflowNotFoundException as exc:
         raise TrackingError(f"connection {MLFLOW_CONNECTION}: expected one, found none; set it in Airflow") from exc
+
+
+def signing_key() -> SigningKey | None:
+    """The key in the password of `stowage_signing`; without that connection nothing is signed."""
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from packing.signing import SigningKey
+
+    try:
+        connection = Connection.get(SIGNING_CONNECTION)
+    except AirflowNotFoundException:
+        return None
+    return SigningKey.from_pem((connection.password or "").encode(), f"connection {SIGNING_CONNECTION}: password")
 
 
 def public_environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import UsageError
-from stowage_airflow.connections import open_storage, open_tracker, task_errors
+from stowage_airflow.connections import open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
 if TYPE_CHECKING:
@@ -186,9 +186,8 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
         if not solved["unchanged"]:
             run = tracker.open_run(solved["run_id"])
             written = find_written(storage, destination, recipe)
-            commit_recipe(
-                storage, destination, recipe, written, announce=lambda manifest: record_manifest(run, manifest, uri)
-            )
+            announce = partial(record_manifest, run, uri=uri)
+            commit_recipe(storage, destination, recipe, written, key=signing_key(), announce=announce)
         mark_current(tracker, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)

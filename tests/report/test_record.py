@@ -142,7 +142,7 @@ def test_what_the_tracker_could_not_be_told_is_told_by_the_next_refresh(storage:
     """The manifest comes last: a dataset that exists is recorded."""
     tracker = MemoryTracker()
 
-    def away(_: object) -> None:
+    def away(*_: object) -> None:
         raise TrackingError("connection refused")
 
     with pytest.raises(TrackingError):
