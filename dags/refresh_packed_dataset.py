@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow.sdk import AssetAlias, Param, dag, get_current_context, task
 from airflow.sdk.definitions.context import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
 from packing.types import PARTITION_BYTES, SOLVERS
 from stowage_airflow import stages
@@ -93,6 +94,12 @@ params = {
         description="Bad records that may be left out, and are then listed in the recipe; one more fails the run.",
         section="Dataset",
     ),
+    "audit": Param(
+        default=False,
+        type="boolean",
+        description="Derive all of it again from the raw data, even if nothing was refreshed, and keep the report.",
+        section="Dataset",
+    ),
 }
 
 
@@ -150,10 +157,19 @@ def refresh_packed_dataset() -> None:
             context["outlet_events"][AssetAlias(PACKED_DATASETS)].add(asset, extra=committed)
         return committed
 
+    @task(pool=settings.store_pool)
+    def audit(committed: dict[str, str], *, params: dict[str, Any]) -> str:
+        """Audit the packed dataset, if asked to, and add the report to the recipe's run."""
+        if not params["audit"]:
+            raise AirflowSkipException("no audit was asked for")
+        return stages.audit(committed, params)
+
     groups = list_shards()
     solved = solve(groups)
     scan.expand(group=groups) >> solved
-    write.expand(group=solved) >> commit()
+    committed = commit()
+    write.expand(group=solved) >> committed
+    audit(committed)
 
 
 refresh_packed_dataset()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from packing.errors import TrackingError
 from packing.lineage import DESCRIPTION, find_recipe_run, packed_dataset
 from packing.ports import Run, Tracker
 from training.examples import Examples
+
+logger = logging.getLogger(__name__)
 
 RECIPE_RUN = "stowage.recipe_run"
 
@@ -28,8 +32,12 @@ def lineage_tags(recipes: Sequence[str], data: Sequence[Examples]) -> dict[str, 
 def join_runs(tracker: Tracker, run: Run, recipes: Sequence[str], data: Sequence[Examples], kind: str) -> None:
     """Make packed data the run's inputs, and add a tag of its own to each of its recipes' runs.
 
-    As no two trainings write the same tag, those that start at the same time are all listed.
+    As no two trainings write the same tag, those that start at the same time are all listed. A user of MLflow who may
+    train, but not edit recipes' runs, trains all the same.
     """
     run.log_inputs(packed_dataset(x.manifest, x.uri, "training") for x in data if x.manifest)
     for recipe in recipes:
-        tracker.open_run(recipe).set_tags({f"stowage.training.{run.run_id}": kind})
+        try:
+            tracker.open_run(recipe).set_tags({f"stowage.training.{run.run_id}": kind})
+        except TrackingError as exc:
+            logger.warning("the recipe's run does not list this training: %s", exc)

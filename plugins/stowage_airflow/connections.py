@@ -88,19 +88,22 @@ def signing_key() -> SigningKey | None:
 
 def public_environment() -> dict[str, str]:
     """Where the store and MLflow are; no secrets."""
+    return {**_store_address(), "MLFLOW_TRACKING_URI": mlflow_uri()}
+
+
+def _store_address() -> dict[str, str]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     hook = S3Hook(aws_conn_id=AWS_CONNECTION)
     values = {
         "AWS_ENDPOINT_URL": hook.conn_config.get_service_endpoint_url("s3"),
         "AWS_DEFAULT_REGION": hook.region_name,
-        "MLFLOW_TRACKING_URI": mlflow_uri(),
     }
     return {name: value for name, value in values.items() if value}
 
 
-def training_environment() -> dict[str, str]:
-    """What a training process needs to reach the store and MLflow; secrets pass through its environment only."""
+def store_environment() -> dict[str, str]:
+    """What a process needs to reach the store; secrets pass through its environment only."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     hook = S3Hook(aws_conn_id=AWS_CONNECTION)
@@ -112,7 +115,12 @@ def training_environment() -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
         "AWS_SESSION_TOKEN": credentials.token,
     }
-    return {**{name: value for name, value in values.items() if value}, **mlflow_login(), **public_environment()}
+    return {**{name: value for name, value in values.items() if value}, **_store_address()}
+
+
+def training_environment() -> dict[str, str]:
+    """What a training process needs to reach the store and MLflow; secrets pass through its environment only."""
+    return {**store_environment(), **mlflow_login(), **public_environment()}
 
 
 def kubernetes_namespace() -> str:

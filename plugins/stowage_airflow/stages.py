@@ -5,7 +5,10 @@ A task gets URIs, names and digests, never data; what it makes, it leaves in the
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +21,7 @@ from stowage_airflow.groups import balanced_groups
 if TYPE_CHECKING:
     from packing.ports import Storage
     from packing.types import Parameters, RawShard, Recipe, ShardSummary
+    from packing.verify import Check
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +196,55 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     return {"recipe_id": recipe.recipe_id, "manifest": uri}
+
+
+def audit(committed: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """Audit the packed dataset and add the report to its recipe's run; fails if the audit does.
+
+    With a key to sign with, the recipe has to be signed with it. Gives what was found in one line.
+    """
+    from packing.audit.report import record_audit
+    from packing.lineage import find_recipe_run
+    from packing.signing import check_signature
+    from packing.uris import absolute
+    from packing.verify import require
+
+    source, manifest = absolute(params["source"]), committed["manifest"]
+    with task_errors():
+        checks = _audit_process(manifest, source)
+        if key := signing_key():
+            checks.append(check_signature(open_storage(), manifest, key.public))
+        tracker = open_tracker()
+        if run := find_recipe_run(tracker, committed["recipe_id"], manifest):
+            record_audit(tracker.open_run(run.run_id), checks, manifest=manifest, source=source)
+        else:
+            log.warning("recipe %s has no run in MLflow, so its audit is in this log only", committed["recipe_id"])
+        require(checks, "audited")
+    return f"all {len(checks)} lines hold"
+
+
+def _audit_process(manifest: str, source: str) -> list[Check]:
+    """Run `packing audit` on all processors: a task's worker processes could not ask Airflow for its connections."""
+    from packing.errors import InputError, StorageError
+    from packing.verify import Check
+    from stowage_airflow.connections import store_environment
+    from stowage_airflow.process import TaskProcess
+
+    command = [sys.executable, "-m", "packing", "audit", manifest, "--source", source, "--json"]
+    environment = store_environment() if "s3://" in manifest + source else {}
+    status, result, message = TaskProcess(command, {**os.environ, **environment}).run()
+    checks = _parse(result).get("checks")
+    if checks:
+        return [Check(**check) for check in checks]
+    error = StorageError if status not in (InputError.exit_status, UsageError.exit_status) else InputError
+    raise error(f"the audit ended with status {status}: {message}")
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}
 
 
 def _recipe(storage: Storage, destination: str, recipe_id: str) -> Recipe:

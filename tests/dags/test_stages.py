@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from packing.adapters import open_storage
 from packing.parallel import serial
 from packing.ports import MemoryStorage, MemoryTracker
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard, store_with
+from tests.packing.test_signing import ANOTHER, KEY
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +49,7 @@ def storage(stages: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStorage:
     tracker = MemoryTracker()
     monkeypatch.setattr(stages, "open_storage", lambda: storage)
     monkeypatch.setattr(stages, "open_tracker", lambda: tracker)
+    monkeypatch.setattr(stages, "signing_key", lambda: None)
     return storage
 
 
@@ -90,3 +95,113 @@ def test_groups_keep_order_and_are_balanced() -> None:
         assert all(groups)
     assert len(balanced_groups(list(range(100)), lambda _: 1, 4)) == 4
     assert {len(group) for group in balanced_groups(list(range(100)), lambda _: 1, 4)} == {25}
+
+
+@pytest.fixture
+def refreshed(stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], MemoryTracker]:
+    """The params of a refresh in folders, which an audit's own process can read too, and its tracker."""
+    tracker = MemoryTracker()
+    monkeypatch.setattr(stages, "open_storage", open_storage)
+    monkeypatch.setattr(stages, "open_tracker", lambda: tracker)
+    monkeypatch.setattr(stages, "signing_key", lambda: None)
+    (tmp_path / "raw").mkdir()
+    for i in range(6):
+        (tmp_path / "raw" / f"part-{i}").write_bytes(raw_shard(random_sizes(30, seed=i), seed=i))
+    return {**PARAMS, "source": str(tmp_path / "raw"), "destination": str(tmp_path / "out")}, tracker
+
+
+def refresh(stages: Any, params: dict[str, Any]) -> dict[str, str]:
+    solved, writes = scan_and_solve(stages, params)
+    for group in writes:
+        stages.write_group(group, params)
+    committed: dict[str, str] = stages.commit(solved, params)
+    return committed
+
+
+def test_an_audit_is_added_to_the_recipes_run(stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]) -> None:
+    params, tracker = refreshed
+    refresh(stages, params)
+    committed = refresh(stages, params)  # which changes nothing, and has no run of its own
+    (run,) = tracker.runs.values()
+    assert "stowage.audit" not in run.tags
+    assert stages.audit(committed, params) == "all 12 lines hold"
+    assert run.tags["stowage.audit"] == "passed"
+    report = json.loads(run.artifacts["audit/report.json"])
+    assert (report["outcome"], report["manifest"], report["source"]) == (
+        "passed", committed["manifest"], params["source"],
+    )  # fmt: skip
+    assert len([check for check in report["checks"] if check["passed"]]) == 12
+    page = run.artifacts["audit/report.md"].decode()
+    assert page.startswith("# Audit passed")
+    assert page.count("| ok |") == 12
+
+
+def test_an_audit_that_fails_is_recorded_and_fails_the_task(
+    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    params, tracker = refreshed
+    committed = refresh(stages, params)
+    shard = next(Path(params["destination"], "shards").rglob("part-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(AirflowFailException, match=str(shard)):
+        stages.audit(committed, params)
+    (run,) = tracker.runs.values()
+    assert run.tags["stowage.audit"] == "failed"
+    assert b"| **FAILED** | packed shards |" in run.artifacts["audit/report.md"]
+    tracker.runs.clear()
+    with pytest.raises(AirflowFailException, match=str(shard)):
+        stages.audit(committed, params)
+
+
+def test_an_audit_that_cannot_be_done_is_no_audit(stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]) -> None:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    params, tracker = refreshed
+    committed = refresh(stages, params)
+    with pytest.raises(AirflowFailException, match=r"audit ended with status 3: error: .*expected raw TFRecord shards"):
+        stages.audit(committed, {**params, "source": params["source"] + "-none"})
+    with pytest.raises(AirflowException, match=r"audit ended with status 5: error: .*no such"):
+        stages.audit({**committed, "manifest": committed["manifest"] + "-none"}, params)
+    (run,) = tracker.runs.values()
+    assert "stowage.audit" not in run.tags
+
+
+def test_with_a_key_to_sign_with_a_dataset_is_signed_and_its_signature_audited(
+    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    params, tracker = refreshed
+    monkeypatch.setattr(stages, "signing_key", lambda: KEY)
+    committed = refresh(stages, params)
+    (run,) = tracker.runs.values()
+    assert run.tags["stowage.signed_by"] == KEY.public.fingerprint
+    assert stages.audit(committed, params) == "all 13 lines hold"
+    monkeypatch.setattr(stages, "signing_key", lambda: ANOTHER)
+    with pytest.raises(AirflowFailException, match="signature: not signed by"):
+        stages.audit(committed, params)
+    assert run.tags["stowage.audit"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "words"),
+    [
+        ("manual", "admin", "admin, by hand"),
+        ("manual", None, "by hand"),
+        ("scheduled", None, "schedule"),
+        ("asset_triggered", None, "asset event"),
+        ("backfill", "admin", "backfill"),
+    ],
+)
+@pytest.mark.usefixtures("stages")
+def test_who_triggered_a_run_is_said_in_words(kind: str, user: str | None, words: str) -> None:
+    from airflow.sdk.api.datamodels._generated import DagRunType
+
+    from stowage_airflow.provenance import provenance_tags
+
+    run = SimpleNamespace(run_type=DagRunType(kind), triggering_user_name=user)
+    tags = provenance_tags({"dag": SimpleNamespace(dag_id="d"), "run_id": "manual__1+00:00/x", "dag_run": run})
+    assert tags["stowage.triggered_by"] == words
+    assert tags["airflow.dag_run_url"].endswith("/dags/d/runs/manual__1%2B00%3A00%2Fx")

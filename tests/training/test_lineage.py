@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,22 @@ def test_several_recipes_are_all_named(data: list[Examples]) -> None:
     run = tracker.runs[start_run(tracker, "packed", {}, [data[0], other]).run_id]
     assert run.tags["stowage.recipe_run"] == " ".join(recipe.run_id for recipe in recipes)
     assert all(f"stowage.training.{run.run_id}" in recipe.tags for recipe in recipes)
+
+
+class ForeignRun(MemoryRun):
+    def set_tags(self, tags: Mapping[str, str]) -> None:  # noqa: ARG002 - the port's signature
+        raise TrackingError("PERMISSION_DENIED")
+
+
+def test_a_recipes_run_that_may_not_be_edited_does_not_keep_anybody_from_training(
+    data: list[Examples], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = MemoryTracker()
+    recipe = recipe_run(tracker, data[0])
+    tracker.runs[recipe.run_id] = ForeignRun(recipe.run_id, recipe.experiment, "", recipe.params, recipe.tags)
+    run = tracker.runs[start_run(tracker, "packed", {}, data).run_id]
+    assert run.tags["stowage.recipe_run"] == recipe.run_id
+    assert "does not list this training: PERMISSION_DENIED" in caplog.text
 
 
 class FullRun(MemoryRun):
