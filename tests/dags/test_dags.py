@@ -13,9 +13,11 @@ from packing.adapters import open_storage
 from packing.parallel import serial
 from packing.ports import Storage
 from packing.recipe import read_recipe, recipe_uri
+from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard
 from tests.dags.conftest import Airflow
+from tests.packing.test_signing import KEY, OWN, private_pem, secrets_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_environment")]
 
@@ -55,7 +57,9 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
     upload(storage, source)
 
-    refreshed, again = airflow.run((REFRESH, OPTIONS), (REFRESH, OPTIONS))
+    signing = {"conn_type": "generic", "password": private_pem(OWN).decode()}
+    airflow = Airflow({**airflow.environment, "AIRFLOW_CONN_STOWAGE_SIGNING": json.dumps(signing)})
+    refreshed, again = airflow.run((REFRESH, OPTIONS), (REFRESH, {**OPTIONS, "audit": True}))
     assert refreshed["state"] == "success", refreshed["log"]
     assert len(refreshed["tasks"]["scan"]) > 1
     assert len(refreshed["tasks"]["write"]) > 1
@@ -71,7 +75,9 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert run.data.params["solver"] == "optimal"
     assert run.data.tags["stowage.manifest"] == event["extra"]["manifest"]
     artifacts = {entry.path.removeprefix("recipe/") for entry in client.list_artifacts(run.info.run_id, "recipe")}
-    assert artifacts == {"recipe.json", "manifest.json", "report.html", "summary.md", "figures", "tables"}
+    assert artifacts == {
+        *("recipe.json", "manifest.json", "recipe.sig.json", "report.html", "summary.md", "figures", "tables")
+    }
     assert run.data.tags["stowage.triggered_by"] == "dag_test, by hand"
     assert f"/dags/{REFRESH}/runs/manual__" in run.data.tags["airflow.dag_run_url"]
     assert run.data.metrics["partitions_reused"] == 0
@@ -82,6 +88,17 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert again["events"] == []
     assert again["tasks"]["write"] == ["skipped"]
 
+    assert (refreshed["tasks"]["audit"], again["tasks"]["audit"]) == (["skipped"], ["success"])
+    (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)[1]
+    assert (run.data.tags["stowage.audit"], run.data.tags["stowage.signed_by"]) == ("passed", KEY.public.fingerprint)
+    assert check_signature(storage, event["extra"]["manifest"], KEY.public).passed
+    told = [outcome["log"] + json.dumps(outcome["xcoms"]) for outcome in (refreshed, again)]
+    told += [str(run.to_dictionary())]
+    folder = Path(client.download_artifacts(run.info.run_id, ""))
+    told += [path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()]
+    assert KEY.public.fingerprint in "".join(told)
+    assert not [secret for secret in secrets_of(private_pem(OWN)) for text in told if secret in text]
+
     options = {"data": event["extra"]["manifest"], "compare": "bucketed", "compare_steps": 8, "eval_data": source}
     # Each in a process of its own: `dag.test()` leaves its conf in the DAG's params.
     (trained,) = airflow.run((PRETRAIN, options))
@@ -90,7 +107,18 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
         assert outcome["state"] == "success", outcome["log"]
         assert outcome["tasks"]["compare"] == [compared]
     client, runs = mlflow_runs(mlflow_server.url, "bert-pretraining", recipe.recipe_id, 3)
+    (recipe_run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)[1]
     comparison, packed, run = runs
+    assert {run.data.tags["stowage.recipe_run"] for run in runs} == {recipe_run.info.run_id}
+    trainings = {tag for tag in recipe_run.data.tags if tag.startswith("stowage.training.")}
+    assert trainings == {f"stowage.training.{run.info.run_id}" for run in (comparison, run)}
+    datasets = [
+        {(entry.dataset.name, entry.dataset.digest, entry.dataset.source) for entry in found.inputs.dataset_inputs}
+        for found in (recipe_run, *runs)
+    ]
+    assert [len(inputs) for inputs in datasets] == [2, 1, 1, 1]
+    assert datasets[1] == datasets[2] == datasets[3]
+    assert datasets[1] < datasets[0]
     assert comparison.data.params["against"] == "bucketed"
     assert comparison.data.metrics["packing_factor"] == recipe.statistics["packing_factor"]
     assert comparison.data.metrics["speedup"] > 0
