@@ -67,7 +67,7 @@ def test_the_state_says_what_became_of_a_recipe(
 
 def test_what_the_pipeline_records_is_what_the_page_reads(page: Page, tracker: MemoryTracker) -> None:
     recipe = recipe_of([[5, 6, 20, 7, 3]], PARAMETERS)
-    track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={})
+    track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={}, reused=())
     assert "proven optimal" in page.get("/").said()
     assert "not recorded" in page.get("/").said()  # who triggered it
     parsed = page.get(f"/recipes/{recipe.recipe_id}")
