@@ -18,7 +18,7 @@ PYENV_3_10 = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/p
 PYTHON_TF215 ?= $(or $(call find_python,3.10,python3.10 $(PYENV_3_10)),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up check test test-all servers bench lock clean
+.PHONY: help demo up check test test-all servers screenshots bench lock clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ servers: $(AXE)  ## Install PostgreSQL, Redis, Chromium and axe-core for the lon
 $(AXE): tests/browser/package-lock.json
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; }
 	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund
+
+screenshots: demo servers  ## Take the README's pictures anew
+	$(BIN)/python -m tests.browser.screenshots
 
 bench: $(INSTALLED)  ## Measure solvers, throughput, memory; keep the tables in benchmarks/results.md
 	@$(BIN)/python -m benchmarks --output benchmarks

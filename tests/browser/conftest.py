@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from demo.airflow import USER
-from tests.browser.site import READER, Site, start_site
+from tests.browser.chromium import launched, log_in
+from tests.browser.site import Site, start_site
 from tests.builders import random_sizes, raw_shard
 
 if TYPE_CHECKING:
@@ -72,35 +71,14 @@ def packed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    assert chromium, "expected Debian's chromium on the PATH, found none; run make servers"
-    # Chromium has no sandbox for root, and containers have a small /dev/shm.
-    flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=flags)
+    with launched() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")
 def logins(browser: Browser, site: Site) -> dict[str, Any]:
-    """The cookies that each user gets by logging in at Airflow's own form."""
-    return {name: _log_in(browser, site, name) for name in (USER, READER)}
-
-
-def _log_in(browser: Browser, site: Site, name: str) -> Any:
-    context = browser.new_context(base_url=site.url)
-    page = context.new_page()
-    page.goto("/")
-    page.get_by_label("Username").fill(name)
-    page.locator("input[type=password]").fill(site.passwords[name])
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(lambda url: "/auth/login" not in url)
-    state = context.storage_state()
-    context.close()
-    return state
+    """The cookies of each user."""
+    return {name: log_in(browser, site.url, name, password) for name, password in site.passwords.items()}
 
 
 @pytest.fixture
