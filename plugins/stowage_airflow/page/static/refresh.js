@@ -21,7 +21,7 @@ function valueOf(field) {
   if (field.dataset.kind === "integer" || field.dataset.kind === "number") return numberOf(field, text);
   const { pattern } = field.dataset;
   if (pattern && !new RegExp(pattern, "u").test(text)) {
-    throw new Refused(`"${text}" is not of the form that is described here (${pattern}).`);
+    throw new Refused(`Expected what is described above, got "${text}".`);
   }
   return text;
 }
@@ -135,7 +135,8 @@ async function followRun(runId) {
   document.getElementById("run-link").href = `${form.dataset.ui}/runs/${encodeURIComponent(runId)}`;
   document.getElementById("prediction").replaceChildren();
   progress.hidden = false;
-  document.getElementById("progress-heading").focus();
+  document.getElementById("progress-heading").focus({ preventScroll: true });
+  progress.scrollIntoView({ block: "nearest" });
   let run = { state: "queued" };
   for (let wait = 1000; !ENDED.includes(run.state); wait = Math.min(wait * 1.2, 10000)) {
     run = await call("GET", path);
