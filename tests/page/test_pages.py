@@ -14,6 +14,7 @@ from stowage_airflow.page import records
 from stowage_airflow.page.access import may_see_trainings
 from tests.page.builders import DESTINATION, FROM_AIRFLOW, SOURCE, recipe_of, small_recipe, track, track_training
 from tests.page.opened import MLFLOW_URL, Page, open_page
+from tests.page.test_form import inputs, with_form
 
 PARAMETERS = Parameters(max_sequence_length=24)
 
@@ -67,12 +68,17 @@ def test_the_state_says_what_became_of_a_recipe(
 
 def test_what_the_pipeline_records_is_what_the_page_reads(page: Page, tracker: MemoryTracker) -> None:
     recipe = recipe_of([[5, 6, 20, 7, 3]], PARAMETERS)
-    track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={}, reused=())
+    reused = {recipe.partitions[0].digest}
+    track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={}, reused=reused)
     assert "proven optimal" in page.get("/").said()
     assert "not recorded" in page.get("/").said()  # who triggered it
     parsed = page.get(f"/recipes/{recipe.recipe_id}")
     assert SOURCE in parsed.said()
     assert "does not hold together" not in parsed.said()
+    assert "1 of 1 partitions were in the store already" in parsed.said()
+    with_form(page)
+    found = inputs(page.get(f"/refresh?recipe={recipe.recipe_id}"))
+    assert (found["source"]["value"], found["seed"]["value"]) == (SOURCE, "0")
 
 
 def test_a_record_of_nothing_but_its_id_is_shown_as_such(page: Page, tracker: MemoryTracker) -> None:
