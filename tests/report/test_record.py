@@ -20,6 +20,7 @@ from packing.types import Parameters
 from tests.builders import random_sizes, raw_shard, stages_of, store_with
 
 PARAMETERS = Parameters(max_sequence_length=64, max_predictions_per_sequence=10, partition_bytes=12_000)
+DESTINATIONS = ("/out", "/out-", "/out/x", "s3://out:x", "/" + "o" * 300)
 TAGS = {"stowage.triggered_by": "admin, by hand"}
 
 
@@ -121,9 +122,10 @@ def test_a_refresh_that_changed_nothing_leaves_what_is_current(storage: MemorySt
 
 def test_destinations_have_names_of_their_own(storage: MemoryStorage) -> None:
     tracker = MemoryTracker()
-    for destination in ("/out", "/out-", "/out/x", "s3://out:x", "/" + "o" * 300):
+    for destination in DESTINATIONS:
         outcome = recorded(storage, tracker, destination)
         assert current(tracker, destination) == (outcome.recipe.recipe_id, 1)
+    for destination in DESTINATIONS:  # which have the same recipe
         run = find_recipe_run(tracker, outcome.recipe.recipe_id, manifest_uri(destination, outcome.recipe.recipe_id))
         assert run is not None
         assert run.params["destination"] == destination

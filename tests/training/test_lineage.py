@@ -41,10 +41,10 @@ def recipe_run(tracker: MemoryTracker, examples: Examples, **changes: str) -> Me
 
 def test_both_runs_name_each_other(storage: MemoryStorage, data: list[Examples]) -> None:
     tracker = MemoryTracker()
-    recipe_run(tracker, data[0], manifest="/elsewhere/manifests/recipe.json")
-    recipe_run(tracker, data[0], recipe_id="another")
     recipe_run(tracker, data[0])
     recipe = recipe_run(tracker, data[0])
+    recipe_run(tracker, data[0], manifest="/elsewhere/manifests/recipe.json")
+    recipe_run(tracker, data[0], recipe_id="another")
     run = tracker.runs[start_run(tracker, "packed", {}, data).run_id]
     assert run.tags["stowage.recipe_run"] == recipe.run_id
     assert f"(#/runs/{recipe.run_id})" in run.tags["mlflow.note.content"]
