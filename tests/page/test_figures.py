@@ -73,7 +73,7 @@ def check_tables(parsed: Parsed, document: Any) -> None:
     ]
     sizes = Counter(len(pack) for pack in packs)
     assert parsed.rows("composition") == [
-        [size, sizes[size], sizes[size] / len(packs), sum(sum(pack) for pack in packs if len(pack) == size)]
+        [size, sizes[size], sizes[size] / len(packs), sum(slots - sum(pack) for pack in packs if len(pack) == size)]
         for size in sorted(sizes)
     ]
     padding = parsed.rows("padding")
@@ -81,12 +81,13 @@ def check_tables(parsed: Parsed, document: Any) -> None:
         among = [slots - sum(pack) for pack in packs if least <= slots - sum(pack) <= most]
         assert [len(among), sum(among)] == [count, tokens]
     assert sum(row[2] for row in padding) == len(packs)
-    top = parsed.rows("strategies")
     used = Counter(packs)
-    for *lengths, count, tokens, empty in top:
-        assert used[tuple(int(length) for length in lengths)] == count
-        assert [tokens, empty] == [sum(lengths), slots - sum(lengths)]
-    assert [row[-3] for row in top] == [count for _, count in used.most_common(20)]
+    names = [row[0] for row in parsed.cells("strategies", columns=1)]
+    top = [tuple(int(length) for length in name.split(" + ")) for name in names]
+    assert parsed.rows("strategies") == [
+        [len(pack), used[pack], used[pack] / len(packs), slots - sum(pack)] for pack in top
+    ]
+    assert [used[pack] for pack in top] == [count for _, count in used.most_common(20)]
     assert [row[1:] for row in parsed.rows("partitions")] == [
         [p["sequences"], sum(s["count"] for s in p["strategies"])] for p in document["partitions"]
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -101,6 +101,12 @@ def inline_code(text: str) -> Markup:
     )
 
 
+def _bars(rows: Sequence[Mapping[str, Any]], value: str, *ends: str) -> list[Bar]:
+    """A bar for each row, named by what it counts: one value, or the two ends of a range."""
+    names = (dict.fromkeys(str(row[end]) for end in ends) for row in rows)
+    return [Bar(" to ".join(name), row[value]) for name, row in zip(names, rows, strict=True)]
+
+
 @cache
 def _templates() -> Environment:
     templates = Environment(
@@ -125,7 +131,8 @@ def _templates() -> Environment:
         fields=lambda value: asdict(value).items(),
         title_of=lambda name: name.replace("_", " ").capitalize().replace("sha256", "SHA-256"),
         kind_of=lambda name: _KIND_OF.get(name, "whole"),
-        bars=lambda rows, label, value: [Bar(str(getattr(row, label)), getattr(row, value)) for row in rows],
+        bars=_bars,
+        length_bars=lambda bins: [Bar(str(one.first), one.sequences) for one in bins],
         paired_bars=lambda bins: [Bar(str(one.first), one.sequences, other.sequences) for one, other in bins],
         inline_code=inline_code,
         kebab=lambda name: "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name),
