@@ -22,7 +22,8 @@ def test_the_pages_of_a_recipe_that_mlflow_recorded(mlflow_server: MlflowServer)
     recipes = [recipe_of([[5, 6, 20], [7, 3]], Parameters(max_sequence_length=24, seed=seed)) for seed in (11, 12)]
     for recipe in recipes:
         run = track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={}, reused=())
-        record_manifest(tracker.open_run(run.run_id), manifest_of(recipe), f"{DESTINATION}/m/{recipe.recipe_id}.json")
+        uri = f"{DESTINATION}/manifests/{recipe.recipe_id}.json"
+        record_manifest(tracker.open_run(run.run_id), manifest_of(recipe), None, uri=uri)
     training = tracker.start_run("bert-pretraining", "trained", params={"recipe_id": recipes[0].recipe_id}, tags={})
     training.finish()
 
