@@ -234,6 +234,13 @@ def test_connections_lead_to_the_services() -> None:
     assert (
         aws["extra"]["endpoint_url"] == SERVICES["mlflow"]["environment"]["MLFLOW_S3_ENDPOINT_URL"] == "http://s3:8333"
     )
+    holders = {
+        name: [each for each, spec in AIRFLOW.items() if f"AIRFLOW_CONN_{name}_DEFAULT" in spec["environment"]]
+        for name in ("AWS", "MLFLOW")
+    }
+    assert holders == {"AWS": ["worker"], "MLFLOW": ["api-server", "worker"]}
+    page = service("api-server")["environment"]["AIRFLOW_CONN_MLFLOW_DEFAULT"]
+    assert page == environment["AIRFLOW_CONN_MLFLOW_DEFAULT"]
     assert (mlflow["login"], mlflow["password"]) == ("stowage", FAKE_SECRETS["MLFLOW_STOWAGE_PASSWORD"])
     assert FAKE_SECRETS["MLFLOW_ADMIN_PASSWORD"] not in environment.values()
     assert f"{mlflow['host']}:{mlflow['port']}" in allowed_hosts(SERVICES["mlflow"]["command"])

@@ -18,6 +18,7 @@ import json, runpy, sys
 dag = runpy.run_path(sys.argv[1])["refresh_packed_dataset"]()
 print(json.dumps({task.task_id: task.pool for task in dag.tasks}))
 """
+STORE = {"scan", "write", "audit"}
 
 
 @pytest.mark.slow
@@ -27,5 +28,5 @@ def test_tasks_that_read_or_write_shards_are_in_the_store_s_pool(tmp_path: Path)
     command = [sys.executable, "-c", POOLS, str(REPOSITORY / "dags" / "refresh_packed_dataset.py")]
     done = subprocess.run(command, env={**os.environ, **settings, **own}, check=True, capture_output=True, text=True)
     pools = json.loads(done.stdout.splitlines()[-1])
-    assert {task for task, pool in pools.items() if pool == "store"} == {"scan", "write"}
-    assert {pools[task] for task in pools.keys() - {"scan", "write"}} == {"default_pool"}
+    assert {task for task, pool in pools.items() if pool == "store"} == STORE
+    assert {pools[task] for task in pools.keys() - STORE} == {"default_pool"}
