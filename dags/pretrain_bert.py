@@ -20,7 +20,9 @@ from airflow.sdk.definitions.context import Context
 
 from stowage_airflow.assets import packed_dataset
 from stowage_airflow.connections import task_errors
+from stowage_airflow.notices import MODEL_TRAINED, RUN_FAILED, notifiers
 from stowage_airflow.operators import LaunchTrainingOperator
+from stowage_airflow.recipe_links import PackedDatasetLink, with_links
 from stowage_airflow.requests import asks_for_comparison, check_options, choose_manifest
 from stowage_airflow.settings import read_settings
 
@@ -197,6 +199,7 @@ def from_form(*names: str) -> dict[str, str]:
     max_active_runs=1,
     # Soon enough for what a lost worker costs to stay within a minute (docs/deploy.md, "Celery").
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    on_failure_callback=notifiers(settings.notify, RUN_FAILED) or None,
     params=params,
     render_template_as_native_obj=True,
     tags=["stowage", "training"],
@@ -204,7 +207,7 @@ def from_form(*names: str) -> dict[str, str]:
 def pretrain_bert() -> None:
     """Wire the choice of the data to the comparison, if there is to be one, and to the training."""
 
-    @task
+    @task(task_display_name="Choose data")
     def choose_data(*, params: dict[str, Any]) -> dict[str, str]:
         """The manifest to train on, and the folder for its checkpoints."""
         context: Context = get_current_context()
@@ -212,15 +215,18 @@ def pretrain_bert() -> None:
             check_options(context["dag_run"].conf, context["dag"].params)
             return choose_manifest(params, context.get("triggering_asset_events"))
 
-    @task.short_circuit(ignore_downstream_trigger_rules=False)
+    @task.short_circuit(task_display_name="Is a comparison asked for?", ignore_downstream_trigger_rules=False)
     def is_compared(*, params: dict[str, Any]) -> bool:
         """Whether the form asks for a comparison."""
         with task_errors():
             return asks_for_comparison(params)
 
-    data = choose_data()
+    data = with_links(choose_data(), PackedDatasetLink())
     compare = LaunchTrainingOperator(
         task_id="compare",
+        task_display_name="Compare packed with unpacked",
+        doc_md="Trains a while on the packs and, side by side, on the same sequences in another form. Its MLflow run "
+        "has the measured speed-up beside the packing factor.",
         command="compare",
         options={
             "data": data["manifest"],
@@ -234,12 +240,16 @@ def pretrain_bert() -> None:
     )
     train = LaunchTrainingOperator(
         task_id="train",
+        task_display_name="Train",
+        doc_md="Trains on the packs, with checkpoints: a retry goes on from the last one. Its MLflow run has the "
+        "losses, the throughput and the evaluations.",
         command="train",
         options={"data": data["manifest"], "model_dir": data["model_dir"], **from_form(*TRAINED)},
         launcher="{{ params.launcher }}",
         launch=from_form("workers", *LAUNCHED),
         pool=settings.train_pool,
         trigger_rule="none_failed",
+        on_success_callback=notifiers(settings.notify, MODEL_TRAINED),
     )
     data >> is_compared() >> compare >> train
 

@@ -4,6 +4,9 @@ Scans the raw TFRecord shards below **source**, solves the packing recipe, write
 **destination** and commits them with a manifest. Only new or changed shards are read, and only the partitions that
 they touch are written; a run that finds nothing changed ends in seconds and emits no asset event.
 
+A **dry run** only predicts packs, speed-up, size, duration and cost, from the shards' indexes and a sample: it runs
+`predict` instead of all that follows `list_shards`, and stores nothing.
+
 The recipe is an MLflow run in the experiment `packing-recipes`. The packed dataset is an asset, one for each
 destination; its events carry `recipe_id` and `manifest`.
 """
@@ -15,14 +18,18 @@ from typing import Any
 
 from airflow.sdk import AssetAlias, Param, dag, get_current_context, task
 from airflow.sdk.definitions.context import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from packing.types import PARTITION_BYTES, SOLVERS
 from stowage_airflow import stages
+from stowage_airflow.approval import ApproveRecipeOperator
 from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
 from stowage_airflow.connections import task_errors
+from stowage_airflow.groups import partitions_label, shards_label
+from stowage_airflow.notices import DATASET_REFRESHED, RUN_FAILED, deadline_alerts, notifiers
+from stowage_airflow.openlineage_facets import keep_lineage, with_lineage
 from stowage_airflow.provenance import provenance_tags
-from stowage_airflow.requests import check_options
+from stowage_airflow.recipe_links import PackedDatasetLink, RecipeRunLink, SolvedRecipeLink, with_links
+from stowage_airflow.requests import check_options, skip_unless_asked
 from stowage_airflow.settings import read_settings
 
 settings = read_settings()
@@ -100,6 +107,22 @@ params = {
         description="Derive all of it again from the raw data, even if nothing was refreshed, and keep the report.",
         section="Dataset",
     ),
+    "approve_above": Param(
+        settings.approve_above,
+        type=["number", "null"],
+        minimum=0,
+        title="Ask above (percent)",
+        description="Wait for a person's approval if sequences are dropped, or efficiency or size change, by more than "
+        "this; empty: never ask.",
+        section="Approval",
+    ),
+    "dry_run": Param(
+        default=False,
+        type="boolean",
+        title="Dry run",
+        description="Predict packs, speed-up, size and duration from the indexes and a sample; store nothing.",
+        section="Dry run",
+    ),
 }
 
 
@@ -112,27 +135,41 @@ params = {
     max_active_runs=1,  # one active refresh per destination
     # The first retry comes soon, as what a lost worker left undone holds up the rest; five last two or three minutes.
     default_args={"retries": 5, "retry_delay": timedelta(seconds=3), "retry_exponential_backoff": 2.0},
+    on_failure_callback=notifiers(settings.notify, RUN_FAILED) or None,
+    deadline=deadline_alerts(settings.notify, settings.deadline_minutes) or None,
     params=params,
+    user_defined_macros={"shards_label": shards_label, "partitions_label": partitions_label},
     tags=["stowage", "packing"],
 )
 def refresh_packed_dataset() -> None:
     """Wire the stages."""
 
-    @task
+    @task(task_display_name="List raw shards")
     def list_shards(*, params: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        """Check the request and list the raw shards."""
+        """Check the request and list the raw shards; a dry run leaves none for the scan, which skips what follows."""
         context: Context = get_current_context()
         with task_errors():
             check_options(context["dag_run"].conf, context["dag"].params)
             stages.check_request(params)
-        return stages.list_shards(params, settings.parallel_tasks)
+        groups = stages.list_shards(params, settings.parallel_tasks)
+        return [] if params["dry_run"] else groups
 
-    @task(pool=settings.store_pool)
+    @task(task_display_name="Predict (dry run)", multiple_outputs=False)
+    def predict(*, params: dict[str, Any]) -> dict[str, Any]:
+        """Of a dry run: predict what the refresh would do, without storing anything."""
+        skip_unless_asked(params, "dry_run")
+        return stages.predict(params, settings.parallel_tasks, settings.price_per_hour)
+
+    @task(
+        task_display_name="Scan raw shards",
+        pool=settings.store_pool,
+        map_index_template="{{ shards_label(task.op_kwargs['group']) }}",
+    )
     def scan(group: list[dict[str, Any]], *, params: dict[str, Any]) -> None:
         """Index new raw shards."""
         stages.scan_group(group, params)
 
-    @task
+    @task(task_display_name="Solve recipe")
     def solve(groups: list[list[dict[str, Any]]], *, params: dict[str, Any]) -> list[dict[str, Any]]:
         """Solve the recipe and record it in MLflow."""
         context: Context = get_current_context()
@@ -140,35 +177,55 @@ def refresh_packed_dataset() -> None:
         context["ti"].xcom_push(key="solved", value=solved)
         return writes
 
-    @task(pool=settings.store_pool)
+    @task(
+        task_display_name="Write packed shards",
+        pool=settings.store_pool,
+        map_index_template="{{ partitions_label(task.op_kwargs['group']) }}",
+    )
     def write(group: dict[str, Any], *, params: dict[str, Any]) -> None:
         """Write packed shards."""
         stages.write_group(group, params)
 
-    # The write is skipped when nothing changed; a failed one must still stop the commit.
-    @task(trigger_rule="none_failed", outlets=[AssetAlias(PACKED_DATASETS)])
-    def commit(*, params: dict[str, Any]) -> dict[str, str]:
+    approve = ApproveRecipeOperator(
+        task_id="approve",
+        task_display_name="Ask for approval",
+        doc_md="Waits for an answer under *Required Actions* if the new recipe differs from the current one by more "
+        "than the run's **Ask above**. A rejection skips the write and the commit.",
+        solved_by="solve",
+    )
+
+    # The write is skipped when nothing changed, and only then is the commit to run without it.
+    @task(
+        task_display_name="Commit packed dataset",
+        trigger_rule="none_failed_min_one_success",
+        outlets=[AssetAlias(PACKED_DATASETS)],
+        on_success_callback=notifiers(settings.notify, DATASET_REFRESHED),
+        multiple_outputs=False,
+    )
+    def commit(*, params: dict[str, Any]) -> dict[str, Any]:
         """Store the manifest and emit the asset's event, if anything changed."""
         context: Context = get_current_context()
         solved = context["ti"].xcom_pull(task_ids="solve", key="solved")
         committed = stages.commit(solved, params)
+        context["ti"].xcom_push(key="summary", value=stages.summary(committed, unchanged=solved["unchanged"]))
+        keep_lineage(context["task"], lambda: stages.datasets(committed, params))
         if not solved["unchanged"]:
             asset = packed_dataset(params["destination"])
             context["outlet_events"][AssetAlias(PACKED_DATASETS)].add(asset, extra=committed)
         return committed
 
-    @task(pool=settings.store_pool)
-    def audit(committed: dict[str, str], *, params: dict[str, Any]) -> str:
+    @task(task_display_name="Audit", pool=settings.store_pool)
+    def audit(committed: dict[str, Any], *, params: dict[str, Any]) -> str:
         """Audit the packed dataset, if asked to, and add the report to the recipe's run."""
-        if not params["audit"]:
-            raise AirflowSkipException("no audit was asked for")
+        skip_unless_asked(params, "audit")
         return stages.audit(committed, params)
 
-    groups = list_shards()
-    solved = solve(groups)
-    scan.expand(group=groups) >> solved
-    committed = commit()
-    write.expand(group=solved) >> committed
+    groups, committed = list_shards(), with_lineage(with_links(commit(), PackedDatasetLink()))
+    groups >> predict()
+    solved = with_links(solve(groups), SolvedRecipeLink(), RecipeRunLink())
+    written = write.expand(group=solved)
+    scan.expand(group=groups) >> solved >> approve >> [written, committed]
+    written >> committed
     audit(committed)
 
 

@@ -15,6 +15,14 @@ def check_options(conf: Mapping[str, Any] | None, allowed: Iterable[str]) -> Non
         raise UsageError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
 
 
+def skip_unless_asked(params: Mapping[str, Any], name: str) -> None:
+    """Skip a task that only runs if the form asks for it."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    if not params[name]:
+        raise AirflowSkipException(f"{name}: not asked for")
+
+
 def choose_manifest(params: Mapping[str, Any], events: Mapping[Any, Iterable[Any]] | None) -> dict[str, str]:
     """`manifest` as named by hand, or else by the newest of the asset's events that started the run, and `model_dir`.
 

@@ -16,6 +16,10 @@ class Settings:
     schedule: str | None
     parallel_tasks: int
     store_pool: str
+    price_per_hour: float | None
+    approve_above: float | None
+    notify: str
+    deadline_minutes: float | None
     train_model: str
     train_model_dir: str
     train_vocab_size: int
@@ -34,12 +38,19 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     def get(name: str, default: str) -> str:
         return environment.get(f"STOWAGE_{name}", default)
 
+    def number(name: str) -> float | None:
+        return float(text) if (text := get(name, "")) else None
+
     return Settings(
         source=get("SOURCE", ""),
         destination=get("DESTINATION", ""),
         schedule=get("SCHEDULE", "") or None,
         parallel_tasks=int(get("PARALLEL_TASKS", "4")),
         store_pool=get("STORE_POOL", "default_pool"),
+        price_per_hour=number("PRICE_PER_HOUR"),
+        approve_above=number("APPROVE_ABOVE"),
+        notify=get("NOTIFY", ""),
+        deadline_minutes=number("DEADLINE"),
         train_model=get("TRAIN_MODEL", "base"),
         train_model_dir=get("TRAIN_MODEL_DIR", ""),
         train_vocab_size=int(get("TRAIN_VOCAB_SIZE", "30522")),

@@ -15,11 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import UsageError
+from stowage_airflow.changes import changes_between, describe, exceeding, find_current_run
 from stowage_airflow.connections import open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
 if TYPE_CHECKING:
-    from packing.ports import Storage
+    from packing.ports import InputDataset, Storage
     from packing.types import Parameters, RawShard, Recipe, ShardSummary
     from packing.verify import Check
 
@@ -35,6 +36,8 @@ PARAMETERS = (
     "seed",
     "partition_bytes",
 )
+REPORTED = ("sequences", "packs", "gap", "packing_efficiency", "packing_factor")
+"""What of a recipe's statistics the commit returns, and the asset's event carries."""
 
 
 def check_request(params: Mapping[str, Any]) -> None:
@@ -69,6 +72,31 @@ def list_shards(params: Mapping[str, Any], parallel_tasks: int) -> list[list[Gro
     return [[asdict(shard) for shard in group] for group in balanced_groups(shards, lambda s: s.size, parallel_tasks)]
 
 
+def predict(params: Mapping[str, Any], parallel_tasks: int, price_per_hour: float | None) -> dict[str, Any]:
+    """What the refresh would do, as the fields of `packing.predict.Prediction`; nothing is stored."""
+    from packing.parallel import LOOKUPS, threads
+    from packing.predict import predict as predict_refresh
+    from packing.predict import prediction_rows
+    from packing.uris import absolute
+
+    with task_errors():
+        storage = open_storage()
+        prediction = predict_refresh(
+            storage,
+            threads(storage, LOOKUPS),
+            absolute(params["source"]),
+            absolute(params["destination"]),
+            parameters_of(params),
+            workers=parallel_tasks,
+            max_rejected=params["max_rejected"],
+            time_limit=params["time_limit"],
+            price_per_hour=price_per_hour,
+        )
+    for name, value in prediction_rows(prediction):
+        log.info("%-20s %s", name, value)
+    return asdict(prediction)
+
+
 def scan_group(group: Sequence[Group], params: Mapping[str, Any]) -> None:
     """Index each raw shard of the group that has no index yet."""
     from packing.scan import scan_shard
@@ -77,14 +105,14 @@ def scan_group(group: Sequence[Group], params: Mapping[str, Any]) -> None:
 
     with task_errors():
         storage = open_storage()
-        for entry in group:
+        for number, entry in enumerate(group, start=1):
             summary = scan_shard(
                 storage,
                 RawShard(**entry),
                 destination=absolute(params["destination"]),
                 max_rejected=params["max_rejected"],
             )
-            log.info("%s: %d sequences", summary.shard.uri, summary.sequences)
+            log.info("%d of %d: %s: %d sequences", number, len(group), summary.shard.uri, summary.sequences)
 
 
 def solve(
@@ -146,6 +174,33 @@ def _admitted(
     return admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
 
 
+def approval_question(solved: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """What to ask a person before the write, in Markdown; "" if nothing is to be asked."""
+    from packing.uris import absolute
+
+    threshold, destination = params["approve_above"], absolute(params["destination"])
+    if threshold is None or solved["unchanged"]:
+        return ""
+    with task_errors():
+        current = find_current_run(open_tracker(), destination)
+        if current is None:
+            return ""
+        recipe = _recipe(open_storage(), destination, solved["recipe_id"])
+    changes = changes_between(current.metrics, recipe.statistics)
+    if not exceeding(changes, threshold):
+        return ""
+    return "\n".join(
+        [
+            f"The recipe of `{params['source']}` for `{destination}` differs by more than {threshold:g} %.",
+            "",
+            describe(changes, threshold),
+            "",
+            f"Current recipe `{current.params['recipe_id']}`, new recipe `{recipe.recipe_id}`. **Approve** writes the "
+            "packed dataset and commits it; **Reject** writes nothing and leaves the current one.",
+        ]
+    )
+
+
 def write_group(group: Group, params: Mapping[str, Any]) -> None:
     """Write the partitions of the group that the store does not hold completely."""
     from packing.partition import find_members
@@ -161,21 +216,25 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
         summaries = _admitted(storage, shards, destination, recipe.parameters, params["max_rejected"])
         by_name = {summary.shard.name: summary for summary in summaries}
         wanted = set(group["partitions"])
-        for partition in recipe.partitions:
-            if partition.digest not in wanted:
-                continue
+        mine = [partition for partition in recipe.partitions if partition.digest in wanted]
+        for number, partition in enumerate(mine, start=1):
             work = (partition, find_members(partition.shards, partition.records, by_name))
             written = write_if_missing(storage, work, destination=destination, parameters=recipe.parameters)
             log.info(
-                "partition %s: %d packs %s",
+                "%d of %d: partition %s: %d packs %s",
+                number,
+                len(mine),
                 partition.digest[:12],
                 partition.packs,
                 "written" if written.new else "reused",
             )
 
 
-def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
-    """Check that all partitions are there, store the manifest and tell MLflow; `recipe_id` and `manifest`."""
+def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Check that all partitions are there, store the manifest and tell MLflow.
+
+    Returns `recipe_id`, `manifest` and the figures of REPORTED.
+    """
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri
     from packing.report import mark_current, record_manifest
@@ -195,7 +254,29 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, st
         mark_current(tracker, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
-    return {"recipe_id": recipe.recipe_id, "manifest": uri}
+    figures = {name: recipe.statistics[name] for name in REPORTED}
+    return {"recipe_id": recipe.recipe_id, "manifest": uri, **figures}
+
+
+def datasets(committed: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Parameters, InputDataset, InputDataset]:
+    """The raw data that a commit is of and the packed dataset that it made, and the parameters that it has."""
+    from packing.lineage import packed_dataset, raw_dataset
+    from packing.manifest import read_manifest
+    from packing.uris import absolute
+
+    with task_errors():
+        storage = open_storage()
+        recipe = _recipe(storage, absolute(params["destination"]), committed["recipe_id"])
+        manifest = read_manifest(storage, committed["manifest"])
+    raw = raw_dataset(recipe, absolute(params["source"]))
+    return recipe.parameters, raw, packed_dataset(manifest, committed["manifest"], "packed")
+
+
+def summary(committed: Mapping[str, Any], *, unchanged: bool) -> str:
+    """What a refresh came to, as Markdown."""
+    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in committed.items()]
+    title = "Nothing changed: the packed dataset is complete." if unchanged else "The packed dataset was refreshed."
+    return "\n".join([f"**{title}**", "", "| | |", "| --- | --- |", *rows])
 
 
 def audit(committed: Mapping[str, str], params: Mapping[str, Any]) -> str:

@@ -25,8 +25,11 @@ class Airflow:
 
     environment: Mapping[str, str]
 
-    def run(self, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each (DAG id, conf) in turn: the run's `state`, its `tasks`' states, asset `events`, and the `log`."""
+    def run(self, *requests: tuple[str, dict[str, Any]] | tuple[str, dict[str, Any], str]) -> list[dict[str, Any]]:
+        """For each (DAG id, conf) in turn: the run's `state`, its `tasks`' states, asset `events`, and the `log`.
+
+        A third entry answers the question that the run asks; `asked` has the question and the two responses to that.
+        """
         script = str(Path(__file__).with_name("run_dag.py"))
         command = [sys.executable, script, json.dumps(requests)]
         done = subprocess.run(
@@ -39,7 +42,8 @@ class Airflow:
             timeout=600,
         )
         assert done.returncode == 0, done.stdout[-8000:]
-        outcomes = json.loads(done.stdout.strip().splitlines()[-1])
+        # Listeners may still print behind it.
+        outcomes = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith('[{"state"')))
         logs = re.split(r"^--- request \d+ ---$", done.stdout, flags=re.MULTILINE)[1:]
         return [{**outcome, "log": log} for outcome, log in zip(outcomes, logs, strict=True)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,10 +17,13 @@ def main() -> None:
     bag = DagBag()
     assert not bag.import_errors, bag.import_errors
     outcomes = []
-    for number, (dag_id, conf) in enumerate(requests):
+    for number, (dag_id, conf, *answers) in enumerate(requests):
         sys.stdout.write(f"\n--- request {number} ---\n")
         sys.stdout.flush()
-        outcomes.append(run(bag.dags[dag_id], conf))
+        asked: list[dict[str, Any]] = []
+        for answer in answers:
+            threading.Thread(target=respond, args=(dag_id, answer, asked), daemon=True).start()
+        outcomes.append({**run(bag.dags[dag_id], conf), "asked": asked})
     sys.stdout.write("\n" + json.dumps(outcomes) + "\n")
 
 
@@ -33,6 +38,36 @@ def run(dag: Any, conf: dict[str, Any]) -> dict[str, Any]:
         "events": asset_events(finished.run_id),
         "xcoms": xcoms(finished.run_id),
     }
+
+
+def respond(dag_id: str, answer: str, asked: list[dict[str, Any]]) -> None:
+    """Answer the first question of a run by the REST API, after a viewer has tried to."""
+    from airflow.api_fastapi.app import create_app, get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from starlette.testclient import TestClient
+
+    with TestClient(create_app(apps="core")) as client:
+
+        def as_user(name: str, role: str) -> dict[str, str]:
+            token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=name, role=role))
+            return {"Authorization": f"Bearer {token}"}
+
+        viewer, admin = as_user("vera", "viewer"), as_user("ada", "admin")
+        url = f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails"
+        while True:
+            found = client.get(url, params={"response_received": False, "state": "awaiting_input"}, headers=admin)
+            found.raise_for_status()
+            if details := found.json()["hitl_details"]:
+                break
+            time.sleep(1)
+        instance = details[0]["task_instance"]
+        one = (
+            f"/api/v2/dags/{dag_id}/dagRuns/{instance['dag_run_id']}/taskInstances/{instance['task_id']}/-1/hitlDetails"
+        )
+        body = {"chosen_options": [answer], "params_input": {}}
+        refused = client.patch(one, json=body, headers=viewer)
+        done = client.patch(one, json=body, headers=admin)
+        asked.append({"body": details[0]["body"], "as_viewer": refused.status_code, "as_admin": done.status_code})
 
 
 def asset_events(run_id: str) -> list[dict[str, Any]]:

@@ -134,6 +134,107 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert len(documents) == 1
 
 
+def test_a_dry_run_predicts_the_refresh_and_leaves_nothing(
+    airflow: Airflow, storage: Storage, mlflow_server: MlflowServer
+) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source)
+    priced = Airflow({**airflow.environment, "STOWAGE_PRICE_PER_HOUR": "3.6"})
+    dry, real, after = priced.run(
+        (REFRESH, {**OPTIONS, "dry_run": True}),
+        (REFRESH, {**OPTIONS, "dry_run": False}),
+        (REFRESH, {**OPTIONS, "dry_run": True}),
+    )
+    assert dry["state"] == "success", dry["log"]
+    ran = {name for name, states in dry["tasks"].items() if states != ["skipped"]}
+    assert ran == {"list_shards", "predict"}
+    assert dry["events"] == []
+    foreseen = next(
+        xcom["value"] for xcom in dry["xcoms"] if (xcom["task"], xcom["key"]) == ("predict", "return_value")
+    )
+    assert foreseen["cost"] == pytest.approx(foreseen["seconds"] / 1000)
+
+    assert real["state"] == "success", real["log"]
+    assert real["tasks"]["predict"] == ["skipped"]
+    # The recipe that the real refresh recorded is the only one: the dry run before it left none.
+    recipe = read_recipe(storage, recipe_uri(destination, real["events"][0]["extra"]["recipe_id"]))
+    mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)
+    assert [info.uri for info in storage.list(f"{destination}/recipes")] == [recipe_uri(destination, recipe.recipe_id)]
+    for name in ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor"):
+        assert foreseen[name] == recipe.statistics[name]
+    assert foreseen["output_bytes"] == sum(info.size for info in storage.list(f"{destination}/shards"))
+    assert (foreseen["exact"], foreseen["shards"], foreseen["unchanged"]) == (True, 5, False)
+
+    unchanged = next(
+        xcom["value"] for xcom in after["xcoms"] if (xcom["task"], xcom["key"]) == ("predict", "return_value")
+    )
+    assert unchanged["unchanged"]
+
+
+def test_openlineage_is_told_of_raw_and_packed_data(airflow: Airflow, storage: Storage, tmp_path: Path) -> None:
+    pytest.importorskip("airflow.providers.openlineage")
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source)
+    file = tmp_path / "events"
+    transport = {"type": "file", "log_file_path": str(file), "append": True}
+    told = Airflow({**airflow.environment, "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport)})
+    (outcome,) = told.run((REFRESH, OPTIONS))
+    assert outcome["state"] == "success", outcome["log"]
+    recipe = read_recipe(storage, recipe_uri(destination, outcome["events"][0]["extra"]["recipe_id"]))
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    (event,) = (e for e in events if e["eventType"] == "COMPLETE" and e["job"]["name"] == f"{REFRESH}.commit")
+    (raw,), (packed,) = event["inputs"], event["outputs"]
+    assert {(raw["namespace"], raw["name"]), (packed["namespace"], packed["name"])} == {
+        ("s3://raw", tmp_path.name),
+        ("s3://packed", tmp_path.name),
+    }
+    assert raw["facets"]["version"]["datasetVersion"] == recipe.fingerprint
+    assert packed["facets"]["version"]["datasetVersion"] == recipe.recipe_id
+    assert len(raw["facets"]["schema"]["fields"]) == 7
+    assert {"name": "positions", "type": "int64[512]"}.items() <= packed["facets"]["schema"]["fields"][3].items()
+    assert raw["inputFacets"]["inputStatistics"]["rowCount"] == recipe.histogram.sequences
+    written = [info.size for info in storage.list(f"{destination}/shards")]
+    statistics = packed["outputFacets"]["outputStatistics"]
+    assert (statistics["rowCount"], statistics["size"], statistics["fileCount"]) == (
+        recipe.statistics["packs"],
+        sum(written),
+        len(written),
+    )
+
+
+def test_a_recipe_that_differs_too_much_waits_for_a_person(airflow: Airflow, storage: Storage) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source)
+    ask = {**OPTIONS, "approve_above": 10}
+    (first,) = airflow.run((REFRESH, ask))
+    assert first["state"] == "success", first["log"]
+    storage.delete(f"{source}/part-4")
+    before = {info.uri for part in ("manifests", "shards") for info in storage.list(f"{destination}/{part}")}
+    rejected, tolerated = airflow.run((REFRESH, ask, "Reject"), (REFRESH, {**OPTIONS, "approve_above": 50}))
+    assert rejected["state"] == "success", rejected["log"]
+    (asked,) = rejected["asked"]
+    assert (asked["as_viewer"], asked["as_admin"]) == (403, 200)
+    assert "| sequences dropped | 200 | 160 | **20.00 %** |" in asked["body"]
+    assert {name: rejected["tasks"][name] for name in ("solve", "approve", "write", "commit")} == {
+        "solve": ["success"],
+        "approve": ["success"],
+        "write": ["skipped"],
+        "commit": ["skipped"],
+    }
+    assert rejected["events"] == []
+    assert "ada chose Reject" in rejected["log"]
+    assert tolerated["tasks"]["commit"] == ["success"], tolerated["log"]
+    assert tolerated["asked"] == []
+    after = {info.uri for part in ("manifests", "shards") for info in storage.list(f"{destination}/{part}")}
+    assert before < after
+
+    storage.delete(f"{source}/part-3")
+    (approved,) = airflow.run((REFRESH, ask, "Approve"))
+    assert approved["tasks"]["commit"] == ["success"], approved["log"]
+    assert len(approved["asked"]) == len(approved["events"]) == 1
+    require(verify_dataset(storage, serial(storage), approved["events"][0]["extra"]["manifest"], source))
+
+
 def test_bad_input_fails_without_retries_and_leaves_no_manifest(airflow: Airflow, storage: Storage) -> None:
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
     upload(storage, source, count=2)

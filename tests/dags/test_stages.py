@@ -13,6 +13,8 @@ import pytest
 from packing.adapters import open_storage
 from packing.parallel import serial
 from packing.ports import MemoryStorage, MemoryTracker
+from packing.predict import FIGURES
+from packing.recipe import read_recipe, recipe_uri
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard, store_with
 from tests.packing.test_signing import ANOTHER, KEY
@@ -205,3 +207,26 @@ def test_who_triggered_a_run_is_said_in_words(kind: str, user: str | None, words
     tags = provenance_tags({"dag": SimpleNamespace(dag_id="d"), "run_id": "manual__1+00:00/x", "dag_run": run})
     assert tags["stowage.triggered_by"] == words
     assert tags["airflow.dag_run_url"].endswith("/dags/d/runs/manual__1%2B00%3A00%2Fx")
+
+
+def test_a_dry_run_is_json_and_stores_nothing(stages: Any, storage: MemoryStorage) -> None:
+    before = dict(storage.objects)
+    predicted = stages.predict(PARAMS, 2, 1.5)
+    assert json.loads(json.dumps(predicted)) == predicted
+    assert predicted["cost"] == pytest.approx(predicted["seconds"] / 3600 * 1.5)
+    assert storage.objects == before
+    recipe_id = scan_and_solve(stages, PARAMS)[0]["recipe_id"]
+    recipe = read_recipe(storage, recipe_uri("/out", recipe_id))
+    assert {name: predicted[name] for name in FIGURES} == {name: recipe.statistics[name] for name in FIGURES}
+
+
+@pytest.mark.usefixtures("stages")
+def test_tasks_are_named_by_what_they_work_on() -> None:
+    from stowage_airflow.groups import partitions_label, shards_label
+
+    shards = [{"name": f"part-{n:05d}", "size": 30_000_000} for n in range(43)]
+    assert shards_label(shards) == "part-00000 ... part-00042, 1.3 GB"
+    assert shards_label(shards[:1]) == "part-00000, 30.0 MB"
+    assert partitions_label({"partitions": ["a"], "shards": shards[:2]}) == "1 partition, 2 raw shards, 60.0 MB"
+    long = [{"name": "x" * 300 + "1", "size": 1}, {"name": "x" * 300 + "2", "size": 1}]
+    assert len(shards_label(long)) < 250

@@ -1,0 +1,111 @@
+"""Who is told when a run ends or is late, by Airflow's notifiers: what happened, where, what to do, and a link.
+
+`STOWAGE_NOTIFY` is a JSON list with one object for each notifier: its class under `notifier`, and its arguments, in
+which `$subject` and `$message` stand for the notice's own texts, such as
+
+    [{"notifier": "airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+      "to": "data@example.org", "subject": "$subject", "html_content": "$message"}]
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from string import Template
+from typing import Any
+
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+from airflow.sdk.configuration import conf
+from airflow.sdk.module_loading import import_string
+
+from packing.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+Notify = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The texts of one kind of notice, as templates of Airflow's context."""
+
+    subject: str
+    message: str
+
+
+_BASE = conf.get("api", "base_url", fallback="").rstrip("/")
+_RUN = f"{_BASE}/dags/{{{{ dag.dag_id }}}}/runs/{{{{ run_id | urlencode }}}}"
+
+RUN_FAILED = Notice(
+    "{{ dag.dag_id }} failed",
+    "The run {{ run_id }} of {{ dag.dag_id }} failed. "
+    "What was current before it still is. Read the failed task's log, mend what it names, and clear that task: what is "
+    f"done already is not done again. {_RUN}",
+)
+DATASET_REFRESHED = Notice(
+    "{{ dag.dag_id }}: {{ 'nothing changed' if ti.xcom_pull(task_ids='solve', key='solved')['unchanged'] "
+    "else 'the packed dataset was refreshed' }}",
+    "{% set done = ti.xcom_pull(task_ids='commit') %}The packed dataset below {{ params.destination }} holds "
+    "{{ '{:,}'.format(done['sequences']) }} sequences in {{ '{:,}'.format(done['packs']) }} packs "
+    "({{ '%.2f' % done['packing_factor'] }} a pack, {{ '%.2f' % (100 * done['packing_efficiency']) }} % real tokens). "
+    f"Manifest: {{{{ done['manifest'] }}}}. There is nothing to do. {_RUN}",
+)
+MODEL_TRAINED = Notice(
+    "{{ dag.dag_id }}: the training is done",
+    "The training of {{ run_id }} is done; its figures, checkpoints and loss curves are in its MLflow run, "
+    f"which the task's button opens. There is nothing to do. {_RUN}",
+)
+RUN_LATE = Notice(  # the triggerer has the run as the REST API gives it, and no DAG
+    "{{ dag_run.dag_id }} is late",
+    "The run {{ dag_run.dag_run_id }} of {{ dag_run.dag_id }} has not ended by {{ deadline.deadline_time }}; it goes "
+    "on. Look at which task runs or waits: for a free worker, or for a person's approval. "
+    f"{_BASE}/dags/{{{{ dag_run.dag_id }}}}/runs/{{{{ dag_run.dag_run_id | urlencode }}}}",
+)
+
+
+def notifiers(targets: str, notice: Notice) -> list[Notify]:
+    """What Airflow calls to send `notice` to the configured `targets`; raises UsageError for targets that are none."""
+    return [import_string(path)(**arguments) for path, arguments in _targets(targets, notice)]
+
+
+def deadline_alerts(targets: str, minutes: float | None) -> list[DeadlineAlert]:
+    """Alerts, sent by Airflow's triggerer, once a run has not ended within `minutes` of being queued.
+
+    They go to the configured `targets`, which need an `async_notify`, or else to the triggerer's log.
+    """
+    if minutes is None:
+        return []
+    callbacks = [AsyncCallback(path, kwargs=dict(arguments)) for path, arguments in _targets(targets, RUN_LATE)]
+    return [
+        DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(minutes=minutes), callback, name="late")
+        for callback in callbacks or [AsyncCallback(log_late_run)]
+    ]
+
+
+async def log_late_run(context: Mapping[str, Any]) -> None:
+    """A deadline's callback where nobody is to be notified."""
+    run, deadline = context["dag_run"], context["deadline"]
+    log.warning("run %s of %s has not ended by %s", run["dag_run_id"], run["dag_id"], deadline["deadline_time"])
+
+
+def _targets(targets: str, notice: Notice) -> list[tuple[str, Mapping[str, Any]]]:
+    """Class path and arguments of each notifier, with the notice's texts filled in."""
+    try:
+        entries = [dict(entry) for entry in json.loads(targets or "[]")]
+        return [(str(entry.pop("notifier")), _fill(entry, notice)) for entry in entries]
+    except (ValueError, TypeError, KeyError) as exc:
+        raise UsageError(
+            f'STOWAGE_NOTIFY: expected a JSON list of objects such as {{"notifier": "a.b.Notifier", "to": "..."}}, '
+            f"got {targets!r} ({exc})"
+        ) from exc
+
+
+def _fill(arguments: Mapping[str, Any], notice: Notice) -> dict[str, Any]:
+    texts = {"subject": notice.subject, "message": notice.message}
+    return {
+        name: Template(value).safe_substitute(texts) if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }

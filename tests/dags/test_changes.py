@@ -1,0 +1,89 @@
+"""What counts as a change between two recipes, and which recipe is the current one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packing.lineage import RECIPES
+from packing.ports import MemoryTracker, Metric
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))  # as Airflow does
+
+from stowage_airflow.changes import changes_between, describe, exceeding, find_current_run
+
+STATISTICS = st.builds(
+    lambda sequences, packs, share: {
+        "sequences": sequences,
+        "tokens": round(packs * 512 * share),
+        "padding_tokens": packs * 512 - round(packs * 512 * share),
+        "packing_efficiency": round(packs * 512 * share) / (packs * 512),
+    },
+    st.integers(1, 10**9),
+    st.integers(1, 10**9),
+    st.floats(0.1, 1),
+)
+PERCENT = st.floats(0, 200)
+
+
+@given(STATISTICS, PERCENT)
+def test_the_same_recipe_is_no_change(statistics: dict[str, float], percent: float) -> None:
+    assert exceeding(changes_between(statistics, statistics), percent) == ()
+
+
+@given(STATISTICS, STATISTICS, PERCENT, PERCENT)
+def test_a_higher_threshold_asks_about_less(
+    current: dict[str, float], new: dict[str, float], one: float, other: float
+) -> None:
+    changes = changes_between(current, new)
+    assert all(change.percent >= 0 for change in changes)
+    few, many = (set(exceeding(changes, percent)) for percent in (max(one, other), min(one, other)))
+    assert few <= many <= set(changes)
+    assert describe(changes, one).count("**") == 2 * len(exceeding(changes, one))
+
+
+@given(STATISTICS, st.integers(0, 100), st.integers(0, 100))
+def test_each_figure_counts_by_itself(current: dict[str, float], part: int, percent: int) -> None:
+    """Sequences, efficiency and size that go down by `part` percent are asked about below exactly that."""
+    left = 1 - part / 100
+    slots = current["tokens"] + current["padding_tokens"]
+    for name, new in (
+        ("sequences dropped", {**current, "sequences": current["sequences"] * left}),
+        ("packing efficiency", {**current, "packing_efficiency": current["packing_efficiency"] * left}),
+        ("size in slots", {**current, "padding_tokens": current["padding_tokens"] - slots * (1 - left)}),
+    ):
+        asked = [change.name for change in exceeding(changes_between(current, new), percent)]
+        assert asked == ([name] if part > percent else []) or part == percent
+
+
+@given(STATISTICS, st.floats(1, 100))
+def test_more_sequences_are_not_dropped_ones(current: dict[str, float], factor: float) -> None:
+    more = {**current, "sequences": current["sequences"] * factor}
+    assert exceeding(changes_between(current, more), 0) == ()
+
+
+def test_the_current_recipe_is_the_newest_whose_dataset_was_committed() -> None:
+    tracker = MemoryTracker()
+
+    def record(recipe_id: str, destination: str = "/out", manifest: str = "") -> Any:
+        tags = {"stowage.manifest": manifest} if manifest else {}
+        run = tracker.start_run(
+            RECIPES, recipe_id, params={"recipe_id": recipe_id, "destination": destination}, tags=tags
+        )
+        run.log_metrics([Metric("packs", 3.0, 0, 0)])
+
+    assert find_current_run(tracker, "/out") is None
+    record("unfinished")
+    record("elsewhere", "/other", manifest="/other/manifests/e.json")
+    assert find_current_run(tracker, "/out") is None
+    record("old", manifest="/out/manifests/old.json")
+    record("current", manifest="/out/manifests/current.json")
+    for number in range(250):
+        record(f"unfinished-{number}")
+    found = find_current_run(tracker, "/out")
+    assert found is not None
+    assert (found.params["recipe_id"], found.metrics["packs"]) == ("current", 3.0)
