@@ -36,7 +36,7 @@ class TaskProcess:
             preexec_fn=end_with_parent,  # noqa: PLW1509 - nothing has started a thread in this task yet
         )
 
-    def run(self, watch: Callable[[str], None]) -> tuple[int, str, str]:
+    def run(self, watch: Callable[[str], None] = lambda _: None) -> tuple[int, str, str]:
         """Its exit status, and the last lines of its output and of its messages, each of which `watch` gets at once."""
         with ThreadPoolExecutor(2) as pool:
             result = pool.submit(_log_lines, self._process.stdout)
