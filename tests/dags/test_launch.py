@@ -44,7 +44,7 @@ def airflow(airflow_environment: dict[str, str], cluster: FakeCluster) -> Airflo
             "password": CANARY,
             "extra": {"endpoint_url": "https://s3.example.org", "region_name": "here"},
         },
-        "MLFLOW": {"conn_type": "https", "host": "mlflow.example.org", "password": CANARY},
+        "MLFLOW": {"conn_type": "https", "host": "mlflow.example.org", "login": "trainer", "password": CANARY},
     }
     variables = {f"AIRFLOW_CONN_{name}_DEFAULT": json.dumps(value) for name, value in connections.items()}
     return Airflow({**airflow_environment, **variables})

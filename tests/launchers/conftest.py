@@ -24,7 +24,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
         for name, value in {
             "KUBERNETES": connection(url, CANARY),
             "AWS": aws,
-            "MLFLOW": {"conn_type": "https", "host": "mlflow.example.org", "password": CANARY},
+            "MLFLOW": {"conn_type": "https", "host": "mlflow.example.org", "login": "trainer", "password": CANARY},
         }.items():
             monkeypatch.setenv(f"AIRFLOW_CONN_{name}_DEFAULT", json.dumps(value))
         yield cluster
