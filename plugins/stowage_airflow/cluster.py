@@ -48,7 +48,9 @@ class Cluster:
 
     def __init__(self, client: ApiClient, namespace: str) -> None:
         self.namespace = namespace
-        self._client, self._batch, self._core = client, BatchV1Api(client), CoreV1Api(client)
+        self._client, self._batch = client, BatchV1Api(client)
+        # Its types do not know what it gives without decoding.
+        self._core: Any = CoreV1Api(client)
 
     async def create_job(self, job: Manifest) -> Manifest:
         """The Job as it was created."""
@@ -96,7 +98,8 @@ class Cluster:
             answer = await self._core.read_namespaced_pod_log(pod, **options, **limits, _preload_content=False)
             data = await answer.read()
             if not answer.ok:
-                raise ApiException(http_resp=RESTResponse(answer, data))
+                refused: Any = RESTResponse(answer, data)
+                raise ApiException(http_resp=refused)
             return data.decode(errors="replace")
 
         # A container that has ended with its node, or never began, has no log to read: a bad request.

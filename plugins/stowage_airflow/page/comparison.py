@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from packing.types import ListedShard, Recipe
 from stowage_airflow.page.anatomy import LengthBin, bin_lengths
@@ -73,7 +73,7 @@ def _figures(left: Recipe, right: Recipe) -> Iterable[Difference]:
             yield Difference(name, value, other)
 
 
-def _is_figure(value: Any) -> bool:
+def _is_figure(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
