@@ -14,12 +14,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pkgutil import resolve_name
 from string import Template
 from typing import Any
 
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined] # not in its stub
 from airflow.sdk.configuration import conf
-from airflow.sdk.module_loading import import_string
 
 from packing.errors import UsageError
 
@@ -68,7 +68,7 @@ RUN_LATE = Notice(  # the triggerer has the run as the REST API gives it, and no
 
 def notifiers(targets: str, notice: Notice) -> list[Notify]:
     """What Airflow calls to send `notice` to the configured `targets`; raises UsageError for targets that are none."""
-    return [import_string(path)(**arguments) for path, arguments in _targets(targets, notice)]
+    return [resolve_name(path)(**arguments) for path, arguments in _targets(targets, notice)]
 
 
 def deadline_alerts(targets: str, minutes: float | None) -> list[DeadlineAlert]:
