@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from packing.ports import MemoryTracker, Metric
 from packing.types import Parameters, Recipe
+from stowage_airflow.page.anatomy import bin_lengths
 from tests.page.builders import manifest_of, recipe_of, track
 from tests.page.opened import Parsed, open_page
 
@@ -127,6 +128,14 @@ def test_two_recipes_are_compared_by_the_figures_of_their_json(left: Recipe, rig
     assert parsed.rows("figures") == [row if row[2] else row[:2] for row in figures]
     counts = zip(older["histogram"]["counts"], newer["histogram"]["counts"], strict=True)
     assert [row[2:] for row in parsed.rows("lengths")] == [list(pair) for pair in counts]
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=500))
+def test_bins_hold_every_length_once(counts: list[int]) -> None:
+    bins = bin_lengths(counts)
+    assert len(bins) <= 64
+    assert [length for one in bins for length in range(one.first, one.last + 1)] == list(range(1, len(counts) + 1))
+    assert [one.sequences for one in bins] == [sum(counts[one.first - 1 : one.last]) for one in bins]
 
 
 def test_reused_partitions_are_counted_against_all(tracker: MemoryTracker) -> None:
