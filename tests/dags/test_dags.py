@@ -165,6 +165,12 @@ def test_a_dry_run_predicts_the_refresh_and_leaves_nothing(
     assert foreseen["output_bytes"] == sum(info.size for info in storage.list(f"{destination}/shards"))
     assert (foreseen["exact"], foreseen["shards"], foreseen["unchanged"]) == (True, 5, False)
 
+    found = {(xcom["task"], xcom["key"]): xcom["value"] for xcom in real["xcoms"]}
+    for link in (("solve", "_link_SolvedRecipeLink"), ("commit", "_link_PackedDatasetLink")):
+        assert found[link].endswith(f"/stowage/recipes/{recipe.recipe_id}")
+    assert found["solve", "_link_RecipeRunLink"] == f"{mlflow_server.url}/#/runs/{found['solve', 'solved']['run_id']}"
+    assert f"| packs | {recipe.statistics['packs']} |" in found["commit", "summary"]
+
     unchanged = next(
         xcom["value"] for xcom in after["xcoms"] if (xcom["task"], xcom["key"]) == ("predict", "return_value")
     )
