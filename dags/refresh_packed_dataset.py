@@ -50,7 +50,7 @@ params = {
         type="string",
         pattern=PLACE,
         title="Destination",
-        description="Where the packed dataset is kept; not below the source.",
+        description_md="Where the packed dataset is kept, not below the source: `s3://bucket/prefix` or a folder.",
         section="Dataset",
     ),
     "max_sequence_length": Param(

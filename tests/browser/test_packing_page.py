@@ -109,15 +109,16 @@ def test_a_wrong_form_is_not_sent_and_says_what_is_wrong(open_page: Open, site: 
         page.get_by_role("button", name=button, exact=True).click()
         for name, expected in (
             ("source", "Fill this in"),
-            ("destination", "not of the form"),
+            ("destination", "described above"),
             ("max_sequences_per_pack", "at least 1"),
             ("seed", "whole number"),
         ):
             field = page.locator(f"[name={name}]")
             assert field.get_attribute("aria-invalid") == "true"
-            described = str(field.get_attribute("aria-describedby")).split()
-            assert any(expected in page.locator(f"#{part}").inner_text() for part in described)
+            assert f"error-{name}" in str(field.get_attribute("aria-describedby")).split()
+            assert expected in page.locator(f"#error-{name}").inner_text()
         assert page.locator("[name=source]").evaluate("field => field === document.activeElement")
+        assert "s3://bucket/prefix" in page.locator("#help-destination").inner_text()
         assert "4 values" in page.get_by_role("alert").inner_text()
     assert site.api.runs("refresh_packed_dataset") == runs
 
