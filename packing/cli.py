@@ -27,6 +27,7 @@ from packing.audit import audit_dataset
 from packing.documents import read_document
 from packing.errors import InputError, RecordError, StowageError, UsageError
 from packing.listing import list_raw_shards
+from packing.options import SIGNING_KEY, make_parser
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Storage
@@ -38,18 +39,16 @@ from packing.scan import read_segments
 from packing.signing import PublicKey, SigningKey, check_signature
 from packing.solve import histogram_of, solve_histogram
 from packing.spool import Spool
-from packing.types import PARTITION_BYTES, SOLVERS, Histogram, Parameters, Recipe
+from packing.types import PARTITION_BYTES, Histogram, Parameters, Recipe
 from packing.uris import absolute
 from packing.verify import Check, require, verify_dataset
-
-SIGNING_KEY = "STOWAGE_SIGNING_KEY"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of objects may hold bytes that are no text
-    options = _parser().parse_args(arguments)
+    options = make_parser((scan, solve, run, verify, audit)).parse_args(arguments)
     status = 0
     try:
         result = options.command(options)
@@ -295,109 +294,3 @@ def _table(rows: Sequence[tuple[str, str]]) -> None:
 
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m packing", description="Pack BERT pretraining data.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(name: str, command: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-        sub.set_defaults(command=command)
-        sub.add_argument("--json", action="store_true", help="end standard output with one line of JSON")
-        return sub
-
-    place = "a local folder or s3://bucket/prefix"
-    sub = add("scan", scan)
-    sub.add_argument("source", metavar="SOURCE", help=f"raw shards: {place}")
-    _add_max_rejected(sub)
-    _add_workers(sub)
-
-    sub = add("solve", solve)
-    sub.add_argument("--histogram", required=True, metavar="FILE", help='{"max_sequence_length": L, "counts": [...]}')
-    sub.add_argument("--recipe", required=True, metavar="OUT", help="where to write the recipe")
-    _add_parameters(sub)
-
-    sub = add("run", run)
-    sub.add_argument("source", metavar="SOURCE", help=f"raw shards: {place}")
-    sub.add_argument("destination", metavar="DESTINATION", help=f"packed dataset: {place}")
-    sub.add_argument("--max-sequence-length", type=int, default=512, metavar="L", help="slots a pack [%(default)s]")
-    _add_parameters(sub)
-    sub.add_argument(
-        "--partition-bytes",
-        type=int,
-        default=PARTITION_BYTES,
-        metavar="N",
-        help="sequences of at most N bytes without padding are packed together; bounds memory [%(default)s]",
-    )
-    _add_max_rejected(sub)
-    _add_workers(sub)
-    sub.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="store nothing: read a sample, and predict packs, speed-up, size and duration",
-    )
-    sub.add_argument(
-        "--spool-bytes",
-        type=_count,
-        metavar="N",
-        help="keep N bytes of sequences in the temporary folder, to read S3 only once [half of its free space]",
-    )
-    sub.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        metavar="URI",
-        help="MLflow server for the recipe [MLFLOW_TRACKING_URI; none: not recorded]",
-    )
-
-    sub.add_argument(
-        "--signing-key",
-        metavar="FILE",
-        help=f"Ed25519 private key in PEM to sign the recipe with [what {SIGNING_KEY} holds; none: not signed]",
-    )
-
-    sub = add("verify", verify)
-    sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
-    sub.add_argument("--source", metavar="SOURCE", help="also look for every raw sequence below here")
-    _add_public_key(sub)
-    _add_workers(sub)
-
-    sub = add("audit", audit)
-    sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
-    sub.add_argument("--source", required=True, metavar="SOURCE", help=f"raw shards: {place}")
-    _add_public_key(sub)
-    _add_workers(sub)
-    return parser
-
-
-def _add_public_key(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--public-key", metavar="FILE", help="Ed25519 public key in PEM: check the recipe's signature too")
-
-
-def _add_parameters(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--max-sequences-per-pack", type=int, default=3, metavar="K", help="[%(default)s]")
-    sub.add_argument("--max-predictions-per-sequence", type=int, default=76, metavar="P", help="[%(default)s]")
-    sub.add_argument("--solver", choices=SOLVERS, default="optimal", help="[%(default)s]")
-    sub.add_argument("--seed", type=int, default=0, help="order of packs and sequences [%(default)s]")
-    sub.add_argument("--time-limit", type=float, metavar="S", help="seconds for one solve; the best so far is kept")
-
-
-def _add_max_rejected(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--max-rejected",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="leave out and list up to N bad records [%(default)s]",
-    )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {number}")
-    return number
-
-
-def _add_workers(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes [%(default)s]")
