@@ -18,7 +18,8 @@ from benchmarks.measure import fresh, median_ratio, module, packing, run
 from benchmarks.report import Part, Table, Target, at_least, at_most, not_measured
 from benchmarks.settings import Bench, say
 from benchmarks.surroundings import plain_surroundings
-from packing.ports import MemoryRun, Metric
+from packing.in_memory import MemoryRun
+from packing.ports import Metric
 from training.sender import MetricSender
 
 _SPEED, _MASK, _LOSS, _HAND_OVER = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from packing.errors import ObjectNotFoundError
-from packing.ports import Buffer, MemoryStorage, ObjectInfo, Storage
+from packing.in_memory import MemoryStorage
+from packing.ports import Buffer, ObjectInfo, Storage
 
 
 class Overlay:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from packing.example import encode_example
+from packing.in_memory import MemoryStorage
 from packing.parallel import StageMap
 from packing.pipeline import Stages
-from packing.ports import MemoryStorage
 from packing.spool import Spool
 from packing.tfrecord import encode_record
 

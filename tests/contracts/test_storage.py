@@ -11,8 +11,9 @@ import pytest
 from packing.adapters import open_storage
 from packing.adapters.local import LocalStorage
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
+from packing.in_memory import MemoryStorage
 from packing.overlay import Overlay
-from packing.ports import MemoryStorage, Storage
+from packing.ports import Storage
 
 
 @pytest.fixture(params=["memory", "overlay", "local", pytest.param("s3", marks=pytest.mark.slow)])

@@ -16,7 +16,8 @@ import pytest
 
 from packing.adapters import open_tracker
 from packing.errors import RunNotFoundError, TrackingError
-from packing.ports import InputDataset, MemoryTracker, Metric, Table, Tracker
+from packing.in_memory import MemoryTracker
+from packing.ports import InputDataset, Metric, Table, Tracker
 
 METRICS = [Metric("loss", 1.0 / (step + 1), step, 1_700_000_000_000 + step) for step in range(2500)]
 

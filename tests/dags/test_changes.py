@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packing.in_memory import MemoryTracker
 from packing.lineage import RECIPES
-from packing.ports import MemoryTracker, Metric
+from packing.ports import Metric
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))  # as Airflow does
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_storage
+from packing.in_memory import MemoryStorage, MemoryTracker
 from packing.parallel import serial
-from packing.ports import MemoryStorage, MemoryTracker
 from packing.predict import FIGURES
 from packing.recipe import read_recipe, recipe_uri
 from packing.verify import require, verify_dataset

@@ -11,7 +11,7 @@ import pytest
 from demo import raw_data
 from demo.raw_data import SUMMARY, load_raw_data, raw_data_folder, upload
 from packing.errors import UsageError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 
 
 def test_the_folder_depends_on_the_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from demo.processes import Supervisor
 from packing.adapters import RoutedStorage
 from packing.adapters.s3 import client_config
 from packing.errors import StorageError
+from packing.in_memory import MemoryStorage, MemoryTracker
 from packing.manifest import read_manifest
 from packing.parallel import serial
 from packing.pipeline import refresh
-from packing.ports import MemoryStorage, MemoryTracker
 from packing.types import Parameters
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard, stages_of, store_with

@@ -19,11 +19,11 @@ from packing.example import (
     encode_example,
     read_pack,
 )
+from packing.in_memory import MemoryStorage
 from packing.jsonio import digest, pretty
 from packing.manifest import manifest_to_json
 from packing.parallel import serial
 from packing.pipeline import Stages, refresh
-from packing.ports import MemoryStorage
 from packing.recipe import (
     dataset_input_id,
     derived_statistics,

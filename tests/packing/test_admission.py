@@ -5,8 +5,8 @@ import pytest
 
 from packing.admission import admit
 from packing.errors import RecordError
+from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
-from packing.ports import MemoryStorage
 from packing.scan import scan_shard
 from packing.tfrecord import encode_record
 from packing.types import Parameters, ShardSummary

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import ObjectNotFoundError
+from packing.in_memory import MemoryStorage
 from packing.overlay import Overlay
-from packing.ports import MemoryStorage, Storage
+from packing.ports import Storage
 
 URIS = st.sampled_from(["/a/1", "/a/2", "/a/b/3", "/c/4"])
 CHANGES = st.lists(st.tuples(URIS, st.none() | st.binary(max_size=5)), max_size=8)

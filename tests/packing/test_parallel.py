@@ -17,8 +17,9 @@ import pytest
 
 from packing.adapters.local import LocalStorage
 from packing.errors import InputError, StowageError
+from packing.in_memory import MemoryStorage
 from packing.parallel import StageMap, process_pool, serial, threads
-from packing.ports import MemoryStorage, Storage
+from packing.ports import Storage
 
 WAIT = 60
 

@@ -17,11 +17,11 @@ from packing.adapters import open_storage
 from packing.commit import commit, find_written
 from packing.errors import InputError, ObjectChangedError, RecordError, StowageError, UsageError
 from packing.example import encode_example
+from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
 from packing.parallel import process_pool, serial
 from packing.partition import find_members
 from packing.pipeline import Refresh, refresh
-from packing.ports import MemoryStorage
 from packing.recipe import PACKER_FORMAT
 from packing.scan import scan_shard
 from packing.solve import solve_recipe

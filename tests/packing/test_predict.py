@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from packing.adapters import open_storage
 from packing.errors import InputError, RecordError, UsageError
+from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
 from packing.overlay import Overlay
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
-from packing.ports import Buffer, MemoryStorage, ObjectInfo, byte_view
+from packing.ports import Buffer, ObjectInfo, byte_view
 from packing.predict import FIGURES, SAMPLE_BYTES, Prediction, predict, prediction_rows, scale
 from packing.sample import take_sample
 from packing.scan import scan_shard

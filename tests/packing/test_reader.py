@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from packing.adapters.local import LocalStorage
 from packing.errors import ObjectChangedError, ObjectNotFoundError, StorageError
-from packing.ports import Buffer, MemoryStorage
+from packing.in_memory import MemoryStorage
+from packing.ports import Buffer
 from packing.reader import Chunk, read_chunks
 
 CONTENT = os.urandom(10_000)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packing.in_memory import MemoryStorage
 from packing.jsonio import canonical, digest
-from packing.ports import MemoryStorage
 from packing.recipe import (
     dataset_input_id,
     histogram_input_id,

@@ -8,8 +8,8 @@ import pytest
 
 from packing import scan
 from packing.errors import InputError, ObjectChangedError, RecordError
+from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
-from packing.ports import MemoryStorage
 from packing.scan import load_index, read_summary, scan_shard, spool_name
 from packing.sequences import SequenceBuffer
 from packing.spool import Spool

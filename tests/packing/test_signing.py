@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 
 from packing.cli import main
 from packing.errors import StorageError, UsageError
+from packing.in_memory import MemoryStorage, MemoryTracker
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
-from packing.ports import Buffer, MemoryStorage, MemoryTracker, ObjectInfo
+from packing.ports import Buffer, ObjectInfo
 from packing.recipe import recipe_uri
 from packing.report import RefreshRecord
 from packing.signing import PublicKey, SigningKey, check_signature, signature_uri

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from packing.in_memory import MemoryRun, MemoryTracker
 from packing.jsonio import pretty
 from packing.manifest import manifest_to_json
-from packing.ports import MemoryRun, MemoryTracker, Metric
+from packing.ports import Metric
 from packing.recipe import contents_of, dataset_input_id, make_partition, make_recipe, partition_input_id, recipe_bytes
 from packing.solvers import solve
 from packing.types import (

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))
 
 import pytest
 
-from packing.ports import MemoryTracker
+from packing.in_memory import MemoryTracker
 from tests.page.opened import Page, open_page
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from packing.errors import TrackingError
-from packing.ports import FoundRuns, MemoryTracker
+from packing.in_memory import MemoryTracker
+from packing.ports import FoundRuns
 from packing.types import Recipe
 from tests.page.builders import small_recipe, track
 from tests.page.opened import Page, open_page

@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from packing.ports import MemoryTracker, Metric
+from packing.in_memory import MemoryTracker
+from packing.ports import Metric
 from packing.types import Parameters, Recipe
 from stowage_airflow.page.anatomy import bin_lengths
 from tests.page.builders import manifest_of, recipe_of, track

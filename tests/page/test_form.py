@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from packing.ports import MemoryTracker
+from packing.in_memory import MemoryTracker
 from packing.types import Parameters
 from stowage_airflow.page.access import may_refresh
 from stowage_airflow.page.form import Form, fields_of, read_form

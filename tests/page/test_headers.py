@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from packing.ports import MemoryTracker
+from packing.in_memory import MemoryTracker
 from stowage_airflow.page.render import STATIC, digest_of
 from tests.page.builders import FROM_AIRFLOW, small_recipe, track
 from tests.page.opened import Page

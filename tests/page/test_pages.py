@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from packing.ports import FoundRuns, MemoryTracker, TrackedRun
+from packing.in_memory import MemoryTracker
+from packing.ports import FoundRuns, TrackedRun
 from packing.report import track_recipe
 from packing.types import Parameters
 from stowage_airflow.connections import mlflow_uri

@@ -18,7 +18,7 @@ from airflow.configuration import conf
 from fastapi.routing import APIRoute, Mount
 from starlette.testclient import TestClient
 
-from packing.ports import MemoryTracker
+from packing.in_memory import MemoryTracker
 from tests.page.builders import small_recipe, track, track_training
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from packing.in_memory import MemoryStorage
 from packing.parallel import serial
 from packing.pipeline import refresh
-from packing.ports import MemoryStorage
 from packing.solve import solve_histogram
 from packing.types import SOLVERS, Histogram, Parameters, Recipe
 from tests.builders import random_sizes, raw_shard, stages_of

@@ -9,10 +9,10 @@ import pytest
 
 from packing.commit import manifest_uri
 from packing.errors import TrackingError
+from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.lineage import find_recipe_run
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
-from packing.ports import MemoryRun, MemoryStorage, MemoryTracker
 from packing.recipe import recipe_to_json, recipe_uri
 from packing.report import RefreshRecord
 from packing.report.record import registered_name

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_tracker
+from packing.in_memory import MemoryStorage
 from packing.lineage import find_recipe_run, packed_dataset
-from packing.ports import MemoryStorage
 from packing.recipe import recipe_to_json
 from packing.report.record import registered_name
 from tests.builders import random_sizes, raw_shard, store_with

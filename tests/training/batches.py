@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.packs import MODEL
 from training.data import training_batches
 from training.examples import Examples, open_examples

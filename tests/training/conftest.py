@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.packs import write_dataset
 from training.shards import Cache
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 
 
 class HangingStorage(MemoryStorage):

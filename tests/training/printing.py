@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from packing.adapters import open_storage, open_tracker
-from packing.ports import MemoryRun, MemoryTracker, Metric, Tracker
+from packing.in_memory import MemoryRun, MemoryTracker
+from packing.ports import Metric, Tracker
 from training.cli import build_parser, run
 
 

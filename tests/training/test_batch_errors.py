@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from packing.errors import InputError, StorageError, VerificationError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.batches import Dataset, ids, training
 from tests.training.hanging import HangingStorage
 from tests.training.packs import MODEL, SLOTS, VOCABULARY, raw_sequences, shard_bytes

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from packing.adapters.local import LocalStorage
 from packing.errors import InputError, StorageError, UsageError, VerificationError
-from packing.ports import Buffer, MemoryStorage, ObjectInfo
+from packing.in_memory import MemoryStorage
+from packing.ports import Buffer, ObjectInfo
 from tests.training.packs import MODEL
 from training.checkpoint import Checkpoints, restore_weights
 from training.config import ModelConfig

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from packing.errors import ExampleError, InputError
 from packing.example import encode_example, read_pack, read_sequence
 from packing.features import packed_features, raw_features
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.packs import (
     GROUPS,
     MODEL,

@@ -9,7 +9,7 @@ import pytest
 
 from packing.adapters.local import LocalStorage
 from packing.errors import TrackingError
-from packing.ports import MemoryRun, MemoryTracker
+from packing.in_memory import MemoryRun, MemoryTracker
 from tests.training.packs import GROUPS, MODEL, write_dataset
 from training.cli import build_parser, run
 

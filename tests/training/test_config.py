@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from packing.errors import InputError, UsageError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from training.config import MODELS, ModelConfig, TrainingConfig, load_model_config
 from training.devices import Worker, this_worker
 from training.saved import SavedConfig

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from packing.errors import InputError, UsageError
 from packing.example import decode_example, read_sequence
 from packing.features import raw_features
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from packing.tfrecord import decompress, read_records
 from training.create_pretraining_data import Options, PretrainingData, create_pretraining_data, main
 from training.pretraining_data.documents import Document, parse_documents, split_held_out

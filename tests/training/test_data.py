@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from packing.errors import UsageError
+from packing.in_memory import MemoryStorage
 from packing.manifest import read_manifest, write_manifest
-from packing.ports import MemoryStorage
 from tests.training.batches import Dataset, ids, of_mode, training
 from tests.training.packs import (
     GROUPS,

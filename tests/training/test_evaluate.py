@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.batches import Dataset
 from tests.training.packs import MODEL, SEQUENCES
 from training.checkpoint import Checkpoints

@@ -13,7 +13,7 @@ import pytest
 
 from packing.errors import InputError, RecordError, UsageError
 from packing.example import encode_example
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from packing.tfrecord import encode_record
 from tests.training.batches import Dataset
 from tests.training.packs import GROUPS, MODEL, SEQUENCES, SLOTS, Example, raw_sequences, shard_bytes

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from packing.errors import StorageError, UsageError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.packs import MODEL, SLOTS, Example, group_sequences, pack, raw_sequences, stack
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig

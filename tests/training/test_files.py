@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packing.errors import UsageError, VerificationError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from training import files
 from training.files import StoredFile, fetch_checkpoint, fetch_file, store_files
 

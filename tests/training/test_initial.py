@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from packing.adapters.local import LocalStorage
 from packing.errors import InputError, UsageError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.checkpoints import (
     Variable,
     encoder_v2,

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from packing.adapters.local import LocalStorage
 from packing.errors import InputError, StowageError, UsageError, VerificationError
-from packing.ports import MemoryStorage, Storage
+from packing.in_memory import MemoryStorage
+from packing.ports import Storage
 from tests.training.packs import MODEL
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig

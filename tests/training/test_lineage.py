@@ -11,9 +11,10 @@ import pytest
 
 from packing.adapters import NullTracker
 from packing.errors import TrackingError
+from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.lineage import packed_dataset
 from packing.manifest import read_manifest
-from packing.ports import InputDataset, MemoryRun, MemoryStorage, MemoryTracker
+from packing.ports import InputDataset
 from tests.training.packs import write_dataset
 from training.config import TrainingConfig
 from training.examples import Examples, open_examples

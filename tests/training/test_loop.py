@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packing.errors import InputError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from tests.training.packs import MODEL, raw_sequences, shard_bytes
 from training.config import TrainingConfig
 from training.devices import Worker, open_strategy

@@ -15,7 +15,8 @@ import pytest
 
 from packing.adapters import NullTracker
 from packing.errors import TrackingError
-from packing.ports import MemoryRun, Metric
+from packing.in_memory import MemoryRun
+from packing.ports import Metric
 from training import sender as module
 from training.sender import MetricSender
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing.errors import InputError, RecordError, StorageError, UsageError, VerificationError
-from packing.ports import MemoryStorage
+from packing.in_memory import MemoryStorage
 from packing.tfrecord import FRAME_BYTES, encode_record
 from packing.types import RawShard
 from training.background import StoppedError

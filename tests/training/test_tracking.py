@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from packing.errors import TrackingError
-from packing.ports import MemoryRun, MemoryTracker, Metric
+from packing.in_memory import MemoryRun, MemoryTracker
+from packing.ports import Metric
 from training import sender
 from training.spool import Spool
 from training.tracking import end_left, tracked

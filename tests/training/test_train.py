@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from packing.errors import InputError, StorageError, UsageError
-from packing.ports import Buffer, MemoryRun, MemoryStorage, MemoryTracker, ObjectInfo
+from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
+from packing.ports import Buffer, ObjectInfo
 from tests.training.packs import GROUPS, MODEL, VOCABULARY, write_dataset
 from training.config import ModelConfig, TrainingConfig
 from training.errors import DivergedError
