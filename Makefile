@@ -17,6 +17,9 @@ PYTHON ?= $(call find_python,3.11,python3.11 python3 python)
 PYENV_3_10 = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/python3.10)
 PYTHON_TF215 ?= $(or $(call find_python,3.10,python3.10 $(PYENV_3_10)),$(PYTHON))
 
+# Each file's tests run in one process, as its servers and fixtures are made once there.
+SPREAD := -n logical --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up check test test-all servers screenshots bench lock clean
 
@@ -33,17 +36,17 @@ check: $(INSTALLED)  ## Lint, types and quick tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not exhaustive"
+	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive"
 
 test: check  ## Lint, types and tests, with real servers and training
-	$(BIN)/pytest -m "slow and not exhaustive"
+	$(BIN)/pytest $(SPREAD) -m "slow and not exhaustive"
 
 # Making raw data needs a tokenizer and no TensorFlow, so it has no place in the second environment.
 # The types are checked against the library of Python 3.10, for which NumPy's stubs leave the types of arrays open.
 test-all: test servers $(TF215_DEPENDENCIES)  ## As test, and what takes minutes, and training on TensorFlow 2.15 too
 	$(BIN)/mypy --python-version 3.10 --follow-imports silent --no-warn-return-any --package training
-	$(TF215)/bin/python -m pytest -m "not exhaustive" --ignore tests/training/test_create_pretraining_data.py tests/training
-	STOWAGE_TF215_PYTHON=$(abspath $(TF215)/bin/python) $(BIN)/pytest -m exhaustive
+	$(TF215)/bin/python -m pytest $(SPREAD) -m "not exhaustive" --ignore tests/training/test_create_pretraining_data.py tests/training
+	STOWAGE_TF215_PYTHON=$(abspath $(TF215)/bin/python) $(BIN)/pytest $(SPREAD) -m exhaustive
 
 # Debian keeps PostgreSQL's programs outside of the PATH.
 servers: $(AXE)  ## Install PostgreSQL, Redis, Chromium and axe-core for the longest tests, if they are not there

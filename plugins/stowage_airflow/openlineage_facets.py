@@ -41,7 +41,7 @@ def _kept(task_instance: Any) -> Any:
     return OperatorLineage(**datasets(*kept)) if kept else None
 
 
-def datasets(parameters: Parameters, raw: InputDataset, packed: InputDataset) -> dict[str, list[Any]]:
+def datasets(parameters: Parameters, raw: InputDataset, packed: InputDataset) -> dict[str, Any]:
     """OpenLineage's `inputs` and `outputs`, each with its schema, its version and its size."""
     from openlineage.client import event_v2, facet_v2
 
