@@ -14,6 +14,7 @@ from packing.in_memory import MemoryTracker
 from packing.ports import Metric
 from packing.types import Parameters, Recipe
 from stowage_airflow.page.anatomy import bin_lengths
+from stowage_airflow.page.words import FIGURES
 from tests.page.builders import manifest_of, recipe_of, track
 from tests.page.opened import Parsed, open_page
 
@@ -121,7 +122,8 @@ def test_two_recipes_are_compared_by_the_figures_of_their_json(left: Recipe, rig
     parsed = open_page(tracker).get(f"/compare?recipe={right.recipe_id}&recipe={left.recipe_id}")
     check_places(parsed, {"left": older, "right": newer})
     check_no_other_numbers(parsed)
-    numbers = [name for name, value in older["statistics"].items() if type(value) in {int, float}]
+    numbers = [name for name, _, _ in FIGURES]
+    assert sorted(numbers) == sorted(n for n, value in older["statistics"].items() if type(value) in {int, float})
     figures = [
         [older["statistics"][name], newer["statistics"][name], newer["statistics"][name] - older["statistics"][name]]
         for name in numbers

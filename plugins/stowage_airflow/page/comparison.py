@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from packing.types import ListedShard, Recipe
 from stowage_airflow.page.anatomy import LengthBin, bin_lengths
+from stowage_airflow.page.words import FIGURES
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of both recipes."""
+    """One figure of both recipes; name, title and kind are those of `words.FIGURES`."""
 
     name: str
+    title: str
+    kind: str
     left: int | float
     right: int | float
 
@@ -67,14 +70,8 @@ def compare(left: Recipe, right: Recipe) -> Comparison:
 
 
 def _figures(left: Recipe, right: Recipe) -> Iterable[Difference]:
-    for name, value in left.statistics.items():
-        other = right.statistics.get(name)
-        if _is_figure(value) and _is_figure(other):
-            yield Difference(name, value, other)
-
-
-def _is_figure(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    for name, title, kind in FIGURES:
+        yield Difference(name, title, kind, left.statistics[name], right.statistics[name])
 
 
 def _choices(left: Recipe, right: Recipe) -> Iterable[Choice]:

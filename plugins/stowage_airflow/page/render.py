@@ -34,15 +34,10 @@ _HEADERS = {
 ROWS = 200
 """So many entries of a long list are shown; the downloads have all."""
 
-_KIND_OF = {
-    "packing_efficiency": "percent",
-    "packing_factor": "factor",
-    "packing_factor_upper_bound": "factor",
-    "solve_seconds": "seconds",
-}
 _KINDS = {
     "whole": words.whole,
     "percent": words.percent,
+    "points": words.points,
     "factor": words.factor,
     "seconds": words.seconds,
     "size": words.size,
@@ -122,6 +117,7 @@ def _templates() -> Environment:
         address=address,
         chart=bar_chart,
         rows=ROWS,
+        figures=words.FIGURES,
         static={name: f"static/{digest_of(name)}/{name}" for name in STATIC},
         refresh_dag=REFRESH_DAG,
         dry_run=DRY_RUN,
@@ -130,7 +126,6 @@ def _templates() -> Environment:
         segment=lambda text: quote(text, safe=""),
         fields=lambda value: asdict(value).items(),
         title_of=lambda name: name.replace("_", " ").capitalize().replace("sha256", "SHA-256"),
-        kind_of=lambda name: _KIND_OF.get(name, "whole"),
         bars=_bars,
         length_bars=lambda bins: [Bar(str(one.first), one.sequences) for one in bins],
         paired_bars=lambda bins: [Bar(str(one.first), one.sequences, other.sequences) for one, other in bins],

@@ -5,6 +5,24 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 NONE = "not recorded"
+FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("sequences", "Sequences", "whole"),
+    ("packs", "Packs", "whole"),
+    ("lower_bound", "Lower bound (packs)", "whole"),
+    ("gap", "Gap (packs)", "whole"),
+    ("packing_efficiency", "Packing efficiency", "percent"),
+    ("packing_factor", "Packing factor", "factor"),
+    ("packing_factor_upper_bound", "Packing factor, upper bound", "factor"),
+    ("tokens", "Real tokens", "whole"),
+    ("padding_tokens", "Padding tokens", "whole"),
+    ("padding_tokens_unpacked", "Padding tokens without packing", "whole"),
+    ("partitions", "Partitions", "whole"),
+    ("rejected", "Rejected records", "whole"),
+    ("solve_iterations", "Iterations of the solver", "whole"),
+    ("solve_seconds", "Solved in", "seconds"),
+)
+"""Name, title and kind of each number in a recipe's `statistics`, in the order in which people ask for them."""
+
 _WITHIN = ("0.0001", "0.001", "0.01", "0.1", "1", "10")
 _PER_WHOLE = (1_000_000, 100_000, 10_000, 1_000, 100, 10)
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -36,6 +54,11 @@ def percent(share: float) -> str:
     """99.9973 %, cut rather than rounded where rounding would make it a full 100."""
     text = f"{100 * share:.4f}"
     return f"{'99.9999' if text == '100.0000' and share < 1 else text} %"
+
+
+def points(share: float) -> str:
+    """-12.9098 points: the difference of two shares in percent."""
+    return f"{100 * share:.4f} points"
 
 
 def factor(value: float) -> str:

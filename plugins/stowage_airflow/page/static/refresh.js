@@ -168,21 +168,25 @@ const ROWS = [
   ["sequences", "Sequences"], ["packs", "Packs"], ["lower_bound", "Lower bound (packs)"], ["gap", "Gap (packs)"],
   ["packing_efficiency", "Packing efficiency"], ["packing_factor", "Packing factor: ideal speed-up"],
   ["output_bytes", "Bytes of the packed dataset"], ["seconds", "Seconds that the refresh takes"], ["cost", "Cost"],
-  ["sampled_shards", "Raw shards read"], ["shards", "Raw shards"], ["sampled_bytes", "Bytes read"], ["bytes", "Bytes of raw shards"],
+  ["sampled_shards", "Raw shards that this comes from"], ["shards", "Raw shards in all"],
+  ["sampled_bytes", "Bytes that this comes from"], ["bytes", "Bytes of all raw shards"], ["bytes_read", "Bytes read just now"],
 ];
 
 async function showPrediction(path) {
   const entry = await call("GET", `${path}/taskInstances/predict/xcomEntries/return_value`);
   const predicted = typeof entry.value === "string" ? JSON.parse(entry.value) : entry.value;
   const table = document.createElement("table");
-  table.createCaption().textContent = predicted.exact ? "Prediction: all raw shards were read" : "Prediction from a sample of the raw shards";
+  const basis = predicted.exact ? "Prediction from every record" : "Prediction from a sample of the raw shards";
+  table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists, a refresh would change nothing` : basis;
   for (const [name, title] of ROWS) {
     if (predicted[name] === null || predicted[name] === undefined) continue;
     const row = table.insertRow();
     const head = row.appendChild(document.createElement("th"));
     head.scope = "row";
     head.textContent = title;
-    const figure = row.insertCell().appendChild(document.createElement("data"));
+    const cell = row.insertCell();
+    cell.className = "number";
+    const figure = cell.appendChild(document.createElement("data"));
     figure.value = String(predicted[name]);
     figure.textContent = written(name, predicted[name]);
   }
