@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -24,8 +24,10 @@ class Hasher(Protocol):
 
 def read_content(
     storage: Storage, shard: RawShard, *, start: int = 0, stop: int | None = None, hasher: Hasher | None = None
-) -> Iterator[Chunk]:
+) -> Generator[Chunk]:
     """The content from `start` to `stop` (the end, if None); a chunk is valid until the next is asked for.
+
+    Close it if it is not read to its end (see `read_chunks`).
 
     A `hasher` is fed with the stored bytes, of the whole shard, which then has to be read from start to end. To come to
     `start`, a compressed shard is read from its beginning. Raises ContentError if a compressed stream is damaged or

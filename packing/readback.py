@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,16 +135,16 @@ def read_raw(storage: Storage, shard: RawShard) -> RawContent:
     digests: list[bytes] = []
     bad: list[Rejection] = []
     problem = ""
-    pieces = (chunk.data.tobytes() for chunk in read_content(storage, shard, hasher=hasher))
     try:
-        for record, (offset, payload) in enumerate(read_frames(pieces)):
-            try:
-                sequence = read_sequence(_intact(payload))
-            except ContentError as exc:
-                bad.append(Rejection(shard.name, record, offset, exc.expected, exc.found))
-            else:
-                rows.append((record, offset, len(sequence.tokens), len(sequence.masked_positions)))
-                digests.append(sequence_digest(sequence))
+        with closing(read_content(storage, shard, hasher=hasher)) as chunks:
+            for record, (offset, payload) in enumerate(read_frames(chunk.data.tobytes() for chunk in chunks)):
+                try:
+                    sequence = read_sequence(_intact(payload))
+                except ContentError as exc:
+                    bad.append(Rejection(shard.name, record, offset, exc.expected, exc.found))
+                else:
+                    rows.append((record, offset, len(sequence.tokens), len(sequence.masked_positions)))
+                    digests.append(sequence_digest(sequence))
     except ContentError as exc:
         problem = f"{shard.uri}: after {len(rows) + len(bad)} records: {exc}"
         hasher = _hash(storage, shard)
@@ -163,8 +164,9 @@ def read_raw(storage: Storage, shard: RawShard) -> RawContent:
 
 def _hash(storage: Storage, shard: RawShard) -> Any:
     hasher = hashlib.sha256()
-    for chunk in read_chunks(storage, shard.uri, start=0, stop=shard.size, etag=shard.etag):
-        hasher.update(chunk.data.data)
+    with closing(read_chunks(storage, shard.uri, start=0, stop=shard.size, etag=shard.etag)) as chunks:
+        for chunk in chunks:
+            hasher.update(chunk.data.data)
     return hasher
 
 

@@ -7,7 +7,7 @@ memory costs more than filling it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -50,13 +50,14 @@ def read_chunks(
     chunk_bytes: int = CHUNK_BYTES,
     in_flight: int = IN_FLIGHT,
     headroom: int = 0,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk]:
     """The bytes `start` to `stop` of the version `etag`, in order, in chunks of `chunk_bytes` of which the last may be
     shorter.
 
     At most `in_flight` chunks are being fetched or waiting. A chunk is valid until the next one is asked for or the
-    iterator is closed. Raises what `Storage.read_into` does, in place of the first chunk that could not be fetched;
-    no thread is left when the iterator has ended, in whatever way.
+    generator is closed. Raises what `Storage.read_into` does, in place of the first chunk that could not be fetched;
+    no thread is left when the generator has ended, in whatever way. Who may not read to the end closes it: left to the
+    garbage collector, it could wait for its threads within one that is just starting, for ever.
     """
     count = len(range(start, stop, chunk_bytes))
     # The consumer has one chunk, so that slot of the ring is free which it had before.

@@ -12,6 +12,7 @@ import io
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -93,9 +94,8 @@ def read_segments(
             raise error
         rejected.append(Rejection(shard.name, error.record, error.offset, error.expected, error.found))
 
-    chunks = read_content(storage, shard, hasher=hasher)
     first = Stop(0, 0)
-    with borrowed_buffer() as buffer:
+    with closing(read_content(storage, shard, hasher=hasher)) as chunks, borrowed_buffer() as buffer:
         for stop in take_records(shard.uri, chunks, buffer, on_bad, segment_bytes=SEGMENT_BYTES):
             sequences = buffer.sequences()
             if keep:

@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -163,9 +163,10 @@ def _read_again(storage: Storage, summary: ShardSummary, buffer: SequenceBuffer,
             raise error
 
     start = Stop(first.first_record, first.start)
-    chunks = read_content(storage, summary.shard, start=first.start, stop=None if whole else last.stop)
-    for _ in take_records(summary.shard.uri, chunks, buffer, on_bad, start=start):
-        pass
+    content = read_content(storage, summary.shard, start=first.start, stop=None if whole else last.stop)
+    with closing(content) as chunks:
+        for _ in take_records(summary.shard.uri, chunks, buffer, on_bad, start=start):
+            pass
 
 
 def _part_ends(sizes: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -57,7 +58,7 @@ class Records:
         return read_record_at(self._data, start, stop - start - FRAME_BYTES)
 
 
-def content_of(storage: Storage, shard: Shard) -> Iterator[Buffer]:
+def content_of(storage: Storage, shard: Shard) -> Generator[Buffer]:
     """The uncompressed content of a shard, in pieces; raises VerificationError for a packed one that is not there."""
     if shard.raw:
         yield from raw_content(storage, shard.raw)
@@ -70,20 +71,21 @@ def content_of(storage: Storage, shard: Shard) -> Iterator[Buffer]:
         ) from exc
 
 
-def raw_content(storage: Storage, raw: RawShard) -> Iterator[Buffer]:
+def raw_content(storage: Storage, raw: RawShard) -> Generator[Buffer]:
     """The same of this version of a raw shard; raises InputError if it is compressed and damaged."""
     try:
-        for chunk in read_content(storage, raw):
-            yield chunk.data
+        with closing(read_content(storage, raw)) as chunks:
+            for chunk in chunks:
+                yield chunk.data
     except ContentError as exc:
         raise InputError(f"{raw.uri}: {exc}; upload the shard again") from exc
 
 
-def write_file(path: Path, content: Iterable[Buffer]) -> tuple[bytes, str]:
-    """Write a file, wholly or not at all; its content, mapped, and that content's SHA-256."""
+def write_file(path: Path, content: Generator[Buffer]) -> tuple[bytes, str]:
+    """Write a file, wholly or not at all; its content, mapped, and that content's SHA-256. Closes `content`."""
     hasher = hashlib.sha256()
     try:
-        with path.open("w+b") as file:
+        with closing(content), path.open("w+b") as file:
             for piece in content:
                 view = byte_view(piece)
                 hasher.update(view)

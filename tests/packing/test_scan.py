@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,17 @@ def test_a_bad_record_is_named_with_its_offset_and_leaves_no_index() -> None:
     assert (caught.value.shard, caught.value.record, caught.value.offset) == ("/raw/a", 2, 2 * len(good))
     assert "feature input_ids" in str(caught.value)
     assert not [uri for uri in storage.objects if uri.startswith("/out")]
+
+
+@pytest.mark.parametrize("compression", ["", "gzip"])
+def test_no_thread_is_left_by_a_scan_that_failed_while_its_error_is_kept(compression: str) -> None:
+    data = encode_record(b"no example") + raw_shard([(9, 2)] * 20)
+    storage = store_with({"a": gzip.compress(data) if compression else data})
+    shard = list_raw_shards(storage, "/raw")[0]
+    with pytest.raises(RecordError) as kept:
+        scan_shard(storage, shard, destination="/out")
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read")] == []
+    assert kept.traceback
 
 
 def test_bad_records_are_left_out_as_far_as_allowed() -> None:
