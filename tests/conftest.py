@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from demo.servers import MlflowServer, ObjectStore
 
 BUCKETS = ("raw", "packed", "mlflow")
+
+# Jobs in the background of a script ignore SIGINT, and so would the processes to which tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test fails for being slow: the machine may be busy.
 hypothesis.settings.register_profile("stowage", deadline=None)
