@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from packing.errors import ContentError, InputError
@@ -58,9 +58,8 @@ def take_sample(store: Overlay, shards: Sequence[RawShard], limit: int, seed: in
             break
         data = store.read(shard.uri, size=asked, etag=shard.etag)
         read += asked
-        content = data if asked == shard.size else _whole_records(data, shard)
-        # Of a plain shard the bytes behind the last whole record were read in vain.
-        used += len(content) if compression_of(data[:HEADER_BYTES]) is None else asked
+        content, stored = (data, asked) if asked == shard.size else _whole_records(data, shard)
+        used += stored
         info = store.write(shard.uri, content)
         taken.append(RawShard(shard.name, shard.uri, info.size, info.etag))
     seconds = time.monotonic() - started
@@ -73,9 +72,13 @@ def _rank(shard: RawShard, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{shard.name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _whole_records(data: bytes, shard: RawShard) -> bytes:
-    """The uncompressed records that the first bytes of a shard hold whole, and what is damaged behind them."""
-    content = _content(data, shard)
+def _whole_records(data: bytes, shard: RawShard) -> tuple[bytes, int]:
+    """The uncompressed records that the first bytes of a shard hold whole, and what is damaged behind them.
+
+    Also how many of the stored bytes that is; in a plain shard, those behind the last whole record were read in vain.
+    """
+    content, stored = _content(data, shard)
+    plain = compression_of(data[:HEADER_BYTES]) is None
     end = 0
     try:
         while end + HEADER_BYTES <= len(content):
@@ -84,18 +87,25 @@ def _whole_records(data: bytes, shard: RawShard) -> bytes:
                 break
             end += size
     except ContentError:
-        return content  # the scan says what is wrong, and where
-    return content[:end]
+        return content, stored  # the scan says what is wrong, and where
+    return content[:end], end if plain else stored
 
 
-def _content(data: bytes, shard: RawShard) -> bytes:
+def _content(data: bytes, shard: RawShard) -> tuple[bytes, int]:
+    """At most about _MOST_CONTENT bytes of content, and of how many stored bytes they are."""
     window = compression_of(data[:HEADER_BYTES])
     if window is None:
-        return data
+        return data, len(data)
     content = bytearray()
-    steps = (data[start : start + _STEP] for start in range(0, len(data), _STEP))
-    for piece in inflate(steps, window, shard.size, _PIECE, cut=True):
+    taken = 0
+
+    def steps() -> Iterator[bytes]:
+        nonlocal taken
+        while taken < len(data) and len(content) < _MOST_CONTENT:
+            step = data[taken : taken + _STEP]
+            taken += len(step)
+            yield step
+
+    for piece in inflate(steps(), window, shard.size, _PIECE, cut=True):
         content += piece
-        if len(content) >= _MOST_CONTENT:
-            break
-    return bytes(content)
+    return bytes(content), taken

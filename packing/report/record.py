@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from packing.commit import find_written, manifest_uri
+from packing.errors import TrackingError
 from packing.jsonio import digest
 from packing.lineage import DESCRIPTION, MANIFEST, RECIPES, find_recipe_run, packed_dataset, raw_dataset
 from packing.manifest import manifest_bytes
@@ -20,6 +22,8 @@ from packing.report.tables import recipe_tables
 from packing.report.words import parameter_rows
 from packing.signing import Signature
 from packing.types import Manifest, Recipe
+
+log = logging.getLogger(__name__)
 
 TRIGGERED_BY = "stowage.triggered_by"
 SIGNED_BY = "stowage.signed_by"
@@ -99,17 +103,21 @@ def record_manifest(run: Run, manifest: Manifest, signature: Signature | None, *
 def mark_current(tracker: Tracker, recipe_id: str, destination: str) -> None:
     """Let the alias `current` of the destination's registered name point to this recipe, if its run was recorded.
 
-    A recipe has one version, however often it becomes current again.
+    A recipe has one version, however often it becomes current again. The dataset exists by now, whatever the tracker
+    says, so a failure is only told; the next refresh sets the alias.
     """
-    uri = manifest_uri(destination, recipe_id)
-    if run := find_recipe_run(tracker, recipe_id, uri):
-        tracker.set_current(
-            registered_name(destination),
-            run.run_id,
-            tags={"recipe_id": recipe_id, "manifest": uri},
-            description=f"Recipes of the packed dataset {plain(destination)}. "
-            "The version with the alias `current` is the one that its last refresh led to.",
-        )
+    uri, name = manifest_uri(destination, recipe_id), registered_name(destination)
+    try:
+        if run := find_recipe_run(tracker, recipe_id, uri):
+            tracker.set_current(
+                name,
+                run.run_id,
+                tags={"recipe_id": recipe_id, "manifest": uri},
+                description=f"Recipes of the packed dataset {plain(destination)}. "
+                "The version with the alias `current` is the one that its last refresh led to.",
+            )
+    except TrackingError as exc:
+        log.warning("%s; the alias `current` of %s is left as it is, the next refresh sets it", exc, name)
 
 
 @dataclass

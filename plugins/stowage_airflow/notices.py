@@ -99,7 +99,7 @@ def _targets(targets: str, notice: Notice) -> list[tuple[str, Mapping[str, Any]]
     except (ValueError, TypeError, KeyError) as exc:
         raise UsageError(
             f'STOWAGE_NOTIFY: expected a JSON list of objects such as {{"notifier": "a.b.Notifier", "to": "..."}}, '
-            f"got {targets!r} ({exc})"
+            f"got one that cannot be read ({type(exc).__name__}: {exc})"
         ) from exc
 
 

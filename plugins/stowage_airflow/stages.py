@@ -236,7 +236,7 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
     Returns `recipe_id`, `manifest` and the figures of REPORTED.
     """
     from packing.commit import commit as commit_recipe
-    from packing.commit import find_written, manifest_uri
+    from packing.commit import find_written, manifest_uri, point_to
     from packing.report import mark_current, record_manifest
     from packing.uris import absolute
 
@@ -251,6 +251,7 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
             written = find_written(storage, destination, recipe)
             announce = partial(record_manifest, run, uri=uri)
             commit_recipe(storage, destination, recipe, written, key=signing_key(), announce=announce)
+        point_to(storage, destination, recipe.recipe_id)
         mark_current(tracker, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packing import sample
 from packing.adapters import open_storage
 from packing.errors import InputError, RecordError, UsageError
 from packing.in_memory import MemoryStorage
@@ -270,3 +272,14 @@ def test_the_wikipedia_sample_is_foreseen_from_a_sixth_of_it(tmp_path: Path) -> 
     for name in ("sequences", "packs", "packing_efficiency", "packing_factor"):
         assert getattr(prediction, name) == pytest.approx(outcome.recipe.statistics[name], rel=0.03)
     assert prediction.output_bytes == pytest.approx(outcome.manifest.bytes, rel=0.03)
+
+
+@pytest.mark.parametrize("most", [50_000, 500_000])
+def test_a_compressed_sample_counts_only_what_it_took(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """However much of the content is taken, the estimate is of the whole."""
+    monkeypatch.setattr(sample, "_MOST_CONTENT", most)
+    monkeypatch.setattr(sample, "_STEP", 1024)
+    content = gzip.compress(raw_shard(random_sizes(2000, seed=3)), mtime=0)
+    found = foresee(counting({"a": content}), sample_bytes=len(content) // 2)
+    assert found.sampled_bytes <= len(content) // 2
+    assert found.sequences == pytest.approx(2000, rel=0.15)

@@ -77,6 +77,16 @@ def test_figures_that_do_not_follow_from_the_recipe_are_marked(page: Page, track
     assert "proven optimal" not in parsed.said().lower()
 
 
+def test_a_comparison_marks_them_too(page: Page, tracker: MemoryTracker) -> None:
+    recipe, other = small_recipe(), small_recipe(seed=1)
+    altered(lambda d: d["statistics"].update(packs=1, gap=0))(recipe, tracker)
+    track(tracker, other)
+    parsed = page.get(f"/compare?recipe={recipe.recipe_id}&recipe={other.recipe_id}")
+    assert "Older recipe does not hold together" in parsed.alert()
+    assert "Newer recipe does not" not in parsed.alert()
+    assert "not proven" in parsed.said()
+
+
 class Away(MemoryTracker):
     """A server that does not answer."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from packing.commit import manifest_uri
 from packing.errors import TrackingError
 from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.lineage import find_recipe_run
+from packing.manifest import read_manifest
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
 from packing.recipe import recipe_to_json, recipe_uri
@@ -47,6 +49,22 @@ def current(tracker: MemoryTracker, destination: str = "/out") -> tuple[str, int
     """The recipe that is current, and the number of versions."""
     registered = tracker.registered[registered_name(destination)]
     return registered.versions[registered.current][1]["recipe_id"], len(registered.versions)
+
+
+class WithoutRegistry(MemoryTracker):
+    """A server that registers nothing."""
+
+    def set_current(self, name: str, run_id: str, *, tags: Mapping[str, str], description: str) -> str:  # noqa: ARG002 - the port's signature
+        raise TrackingError("http://mlflow: MLflow failed (forbidden)")
+
+
+def test_a_dataset_exists_whatever_becomes_of_the_alias(
+    storage: MemoryStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = recorded(storage, WithoutRegistry())
+    assert read_manifest(storage, outcome.manifest_uri) == outcome.manifest
+    assert "forbidden" in caplog.text
+    assert registered_name("/out") in caplog.text
 
 
 def test_a_recipes_run_has_all_of_it(storage: MemoryStorage) -> None:

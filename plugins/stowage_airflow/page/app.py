@@ -161,8 +161,15 @@ def compare_recipes(request: Request, tracker: Store, recipe: Annotated[list[str
     chosen = [records.find_records(tracker, recipe_id)[0] for recipe_id in recipe or ()]
     # Older first, in whatever order they were chosen.
     left, right = sorted(chosen, key=lambda record: record.started)
-    comparison = compare(read_recipe(tracker, left).recipe, read_recipe(tracker, right).recipe)
-    return render(request, "compare.html", left=left, right=right, comparison=comparison)
+    older, newer = read_recipe(tracker, left), read_recipe(tracker, right)
+    return render(
+        request,
+        "compare.html",
+        sides=(("Older", left, older), ("Newer", right, newer)),
+        left=left,
+        right=right,
+        comparison=compare(older.recipe, newer.recipe),
+    )
 
 
 def show_form(

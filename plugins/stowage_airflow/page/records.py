@@ -19,6 +19,8 @@ from stowage_airflow.page.words import describe_gap, moment
 TRAININGS = "bert-pretraining"
 PAGE_ROWS = 50
 RECENT_TRAININGS = 50
+ALL_TRAININGS = 500
+"""In one request; a recipe's page asks for more until it has all."""
 FIGURES = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
 
 
@@ -105,7 +107,12 @@ def recent_trainings(tracker: Tracker) -> Trainings:
 
 def trainings_of(tracker: Tracker, recipe_id: str) -> tuple[Training, ...]:
     """The trainings on this recipe, newest first; of those on several at once, the recent ones."""
-    alone = tracker.find_runs(TRAININGS, params={"recipe_id": recipe_id}, limit=RECENT_TRAININGS).runs
+    alone: list[TrackedRun] = []
+    page: str | None = ""
+    while page is not None:
+        found = tracker.find_runs(TRAININGS, params={"recipe_id": recipe_id}, limit=ALL_TRAININGS, page=page)
+        alone += found.runs
+        page = found.next_page or None
     among = recent_trainings(tracker).by_recipe.get(recipe_id, ())
     every = {training.run_id: training for training in (*map(training_of, alone), *among)}
     return tuple(sorted(every.values(), key=lambda training: training.started, reverse=True))
