@@ -178,3 +178,7 @@ class MemoryTracker:
         registered.current = next(found, str(len(registered.versions) + 1))
         registered.versions.setdefault(registered.current, (self.open_run(run_id).run_id, dict(tags)))
         return registered.current
+
+    def find_current(self, name: str) -> Mapping[str, str]:
+        registered = self.registered.get(name)
+        return dict(registered.versions[registered.current][1]) if registered else {}

@@ -191,6 +191,10 @@ class Tracker(Protocol):
         """
         ...
 
+    def find_current(self, name: str) -> Mapping[str, str]:
+        """The tags of the version of the registered `name` that is current; none if there is no such version."""
+        ...
+
 
 def table_bytes(table: Table) -> bytes:
     """The table as MLflow keeps it: pandas' JSON with orient `split`, without an index."""

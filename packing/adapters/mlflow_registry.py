@@ -33,6 +33,19 @@ def set_current(client: Any, name: str, run_id: str, tags: Mapping[str, str], de
     return str(version)
 
 
+def find_current(client: Any, name: str) -> Mapping[str, str]:
+    """As `packing.ports.Tracker.find_current`, with MLflow's errors."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        number = client.get_registered_model(name).aliases.get(ALIAS)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        number = None
+    return dict(client.get_model_version(name, str(number)).tags) if number else {}
+
+
 def _register(client: Any, name: str, description: str) -> None:
     from mlflow.exceptions import MlflowException
 

@@ -111,6 +111,10 @@ class MlflowTracker:
         with _translated(self._uri):
             return mlflow_registry.set_current(self._client, name, run_id, tags, description)
 
+    def find_current(self, name: str) -> Mapping[str, str]:
+        with _translated(self._uri):
+            return mlflow_registry.find_current(self._client, name)
+
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 

@@ -65,3 +65,6 @@ class NullTracker:
         description: str,  # noqa: ARG002
     ) -> str:
         return ""
+
+    def find_current(self, name: str) -> Mapping[str, str]:  # noqa: ARG002
+        return NOTHING

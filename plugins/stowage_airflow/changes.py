@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from packing.ports import TrackedRun, Tracker
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,3 @@ def describe(changes: Sequence[Change], percent: float) -> str:
         mark = "**" if change.percent > percent else ""
         rows.append(f"| {change.name} | {change.current} | {change.new} | {mark}{change.percent:.2f} %{mark} |")
     return "\n".join(rows)
-
-
-def find_current_run(tracker: Tracker, destination: str) -> TrackedRun | None:
-    """The newest recipe run whose packed dataset below `destination` was committed; None before the first."""
-    from packing.lineage import MANIFEST, RECIPES
-
-    page = ""
-    while True:
-        found = tracker.find_runs(RECIPES, params={"destination": destination}, page=page)
-        for run in found.runs:
-            if run.tags.get(MANIFEST):
-                return run
-        if not (page := found.next_page):
-            return None

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import UsageError
-from stowage_airflow.changes import changes_between, describe, exceeding, find_current_run
+from stowage_airflow.changes import changes_between, describe, exceeding
 from stowage_airflow.connections import open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
@@ -175,18 +175,28 @@ def _admitted(
 
 
 def approval_question(solved: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    """What to ask a person before the write, in Markdown; "" if nothing is to be asked."""
+    """What to ask a person before the write, in Markdown; "" if nothing is to be asked.
+
+    Current is the recipe that MLflow's registry says is. Where it does not know one although there are packed datasets
+    below the destination, a person decides about whatever is new.
+    """
+    from packing.report.record import registered_name
     from packing.uris import absolute
 
     threshold, destination = params["approve_above"], absolute(params["destination"])
-    if threshold is None or solved["unchanged"]:
+    if threshold is None:
         return ""
     with task_errors():
-        current = find_current_run(open_tracker(), destination)
-        if current is None:
+        storage = open_storage()
+        current_id = open_tracker().find_current(registered_name(destination)).get("recipe_id", "")
+        if not current_id:
+            known = solved["unchanged"] or not storage.list(f"{destination}/manifests")
+            return "" if known else _unknown_current(solved["recipe_id"], destination)
+        if current_id == solved["recipe_id"]:
             return ""
-        recipe = _recipe(open_storage(), destination, solved["recipe_id"])
-    changes = changes_between(current.metrics, recipe.statistics)
+        current = _recipe(storage, destination, current_id)
+        recipe = _recipe(storage, destination, solved["recipe_id"])
+    changes = changes_between(current.statistics, recipe.statistics)
     if not exceeding(changes, threshold):
         return ""
     return "\n".join(
@@ -195,9 +205,17 @@ def approval_question(solved: Mapping[str, Any], params: Mapping[str, Any]) -> s
             "",
             describe(changes, threshold),
             "",
-            f"Current recipe `{current.params['recipe_id']}`, new recipe `{recipe.recipe_id}`. **Approve** writes the "
+            f"Current recipe `{current.recipe_id}`, new recipe `{recipe.recipe_id}`. **Approve** writes the "
             "packed dataset and commits it; **Reject** writes nothing and leaves the current one.",
         ]
+    )
+
+
+def _unknown_current(recipe_id: str, destination: str) -> str:
+    return (
+        f"There are packed datasets below `{destination}`, but MLflow does not know which one is current, so nothing "
+        f"can be compared. New recipe `{recipe_id}`. **Approve** writes the packed dataset and commits it; **Reject** "
+        "writes nothing."
     )
 
 

@@ -202,12 +202,15 @@ def test_one_version_of_a_registered_name_is_current(tracked: tuple[Tracker, Cal
         tags = {"recipe_id": str(number), "manifest": f"s3://packed/{number}.json"}
         return tracker.set_current(name, runs[number], tags=tags, description="Recipes of s3://packed")
 
+    assert tracker.find_current(name) == {}
     assert [register(number) for number in (0, 0, 1, 1)] == ["1", "1", "2", "2"]
+    assert tracker.find_current(name) == {"recipe_id": "1", "manifest": "s3://packed/1.json"}
     current, versions = _registered(tracker, name)
     assert (current, {number: run for number, (run, _) in versions.items()}) == ("2", {"1": runs[0], "2": runs[1]})
     assert versions["2"][1] == {"recipe_id": "1", "manifest": "s3://packed/1.json"}
     assert register(0) == "1"
     assert _registered(tracker, name)[0] == "1"
+    assert tracker.find_current(name)["recipe_id"] == "0"
     assert register(2) == "3"
     assert _registered(tracker, name)[0] == "3"
     assert len(_registered(tracker, name)[1]) == 3

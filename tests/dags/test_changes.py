@@ -1,21 +1,16 @@
-"""What counts as a change between two recipes, and which recipe is the current one."""
+"""What counts as a change between two recipes."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packing.in_memory import MemoryTracker
-from packing.lineage import RECIPES
-from packing.ports import Metric
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))  # as Airflow does
 
-from stowage_airflow.changes import changes_between, describe, exceeding, find_current_run
+from stowage_airflow.changes import changes_between, describe, exceeding
 
 STATISTICS = st.builds(
     lambda sequences, packs, share: {
@@ -65,26 +60,3 @@ def test_each_figure_counts_by_itself(current: dict[str, float], part: int, perc
 def test_more_sequences_are_not_dropped_ones(current: dict[str, float], factor: float) -> None:
     more = {**current, "sequences": current["sequences"] * factor}
     assert exceeding(changes_between(current, more), 0) == ()
-
-
-def test_the_current_recipe_is_the_newest_whose_dataset_was_committed() -> None:
-    tracker = MemoryTracker()
-
-    def record(recipe_id: str, destination: str = "/out", manifest: str = "") -> Any:
-        tags = {"stowage.manifest": manifest} if manifest else {}
-        run = tracker.start_run(
-            RECIPES, recipe_id, params={"recipe_id": recipe_id, "destination": destination}, tags=tags
-        )
-        run.log_metrics([Metric("packs", 3.0, 0, 0)])
-
-    assert find_current_run(tracker, "/out") is None
-    record("unfinished")
-    record("elsewhere", "/other", manifest="/other/manifests/e.json")
-    assert find_current_run(tracker, "/out") is None
-    record("old", manifest="/out/manifests/old.json")
-    record("current", manifest="/out/manifests/current.json")
-    for number in range(250):
-        record(f"unfinished-{number}")
-    found = find_current_run(tracker, "/out")
-    assert found is not None
-    assert (found.params["recipe_id"], found.metrics["packs"]) == ("current", 3.0)

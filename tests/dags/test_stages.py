@@ -187,6 +187,42 @@ def test_with_a_key_to_sign_with_a_dataset_is_signed_and_its_signature_audited(
     assert run.tags["stowage.audit"] == "failed"
 
 
+def test_a_person_is_asked_about_what_differs_from_what_is_current(stages: Any, storage: MemoryStorage) -> None:
+    params = {**PARAMS, "approve_above": 10}
+
+    def solve_and_commit() -> tuple[str, str]:
+        solved, writes = scan_and_solve(stages, params)
+        question = stages.approval_question(solved, params)
+        for group in writes:
+            stages.write_group(group, params)
+        stages.commit(solved, params)
+        return solved["recipe_id"], question
+
+    def named_by_latest() -> str:
+        return str(json.loads(storage.read("/out/latest.json"))["recipe_id"])
+
+    first, question = solve_and_commit()
+    assert question == ""
+    assert solve_and_commit() == (first, "")
+    more = {f"/raw/more-{i}": raw_shard(random_sizes(60, seed=50 + i), seed=50 + i) for i in range(4)}
+    storage.objects.update(more)
+    second, question = solve_and_commit()
+    assert f"Current recipe `{first}`, new recipe `{second}`" in question
+    # Back to what was there before: nothing is to be written, and much is lost all the same.
+    for uri in more:
+        storage.delete(uri)
+    back, question = solve_and_commit()
+    assert back == first
+    assert f"Current recipe `{second}`, new recipe `{first}`" in question
+    assert "| sequences dropped | 420 | 180 |" in question
+    assert named_by_latest() == first
+    assert solve_and_commit() == (first, "")
+    stages.open_tracker().registered.clear()
+    storage.objects.update(more)
+    storage.objects["/raw/another"] = raw_shard(random_sizes(9, seed=9), seed=9)
+    assert "does not know which one is current" in solve_and_commit()[1]
+
+
 @pytest.mark.parametrize(
     ("kind", "user", "words"),
     [
