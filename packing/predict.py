@@ -322,7 +322,7 @@ def prediction_rows(prediction: Prediction) -> list[tuple[str, str]]:
         ("sequences", f"{about}{p.sequences:,}"),
         ("packs", f"{about}{p.packs:,}"),
         ("lower bound", f"{about}{p.lower_bound:,}"),
-        ("gap", f"{p.gap:,} ({describe_gap(p.gap, p.packs)})"),
+        ("gap", f"{p.gap:,} ({describe_gap(p.gap, p.packs)})" if p.exact else "known only after the refresh"),
         ("packing efficiency", f"{about}{p.packing_efficiency:.4%} real tokens"),
         ("packing factor", f"{about}{p.packing_factor:.4f} sequences a pack, so many times faster than padded"),
         ("output", f"about {p.output_bytes / 1e6:,.1f} MB"),

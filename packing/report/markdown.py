@@ -64,4 +64,5 @@ def shorten(text: str, characters: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Names of files may hold bytes that are no text."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())

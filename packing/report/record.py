@@ -64,7 +64,7 @@ def track_recipe(
         run.log_artifacts(
             {
                 "recipe/recipe.json": recipe_bytes(recipe),
-                "recipe/report.html": report_page(recipe, tables, figures, places).encode(),
+                "recipe/report.html": report_page(recipe, tables, figures, places).encode(errors="backslashreplace"),
                 "recipe/summary.md": text.encode(),
                 **{f"recipe/figures/{name}.png": picture for name, picture in figures.items()},
             }

@@ -67,6 +67,15 @@ def test_a_dataset_exists_whatever_becomes_of_the_alias(
     assert registered_name("/out") in caplog.text
 
 
+def test_names_that_are_no_text_are_recorded(storage: MemoryStorage) -> None:
+    storage.objects["/raw/part-\udcff"] = raw_shard(random_sizes(5, seed=9), seed=9)
+    tracker = MemoryTracker()
+    recorded(storage, tracker)
+    (run,) = tracker.runs.values()
+    assert b"part-\\udcff" in run.artifacts["recipe/report.html"]
+    assert run.tags["mlflow.note.content"].encode()
+
+
 def test_a_recipes_run_has_all_of_it(storage: MemoryStorage) -> None:
     tracker = MemoryTracker()
     outcome = recorded(storage, tracker)

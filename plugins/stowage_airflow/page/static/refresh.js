@@ -167,7 +167,7 @@ function describe(word, runState, tasks) {
 const ROWS = [
   ["sequences", "Sequences"], ["packs", "Packs"], ["lower_bound", "Lower bound (packs)"], ["gap", "Gap (packs)"],
   ["packing_efficiency", "Packing efficiency"], ["packing_factor", "Packing factor: ideal speed-up"],
-  ["output_bytes", "Bytes of the packed dataset"], ["seconds", "Seconds that the refresh takes"], ["cost", "Cost"],
+  ["output_bytes", "Bytes of the packed dataset"], ["seconds", "Seconds of reading and packing, about"], ["cost", "Cost"],
   ["sampled_shards", "Raw shards that this comes from"], ["shards", "Raw shards in all"],
   ["sampled_bytes", "Bytes that this comes from"], ["bytes", "Bytes of all raw shards"], ["bytes_read", "Bytes read just now"],
 ];
@@ -180,6 +180,7 @@ async function showPrediction(path) {
   table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists, a refresh would change nothing` : basis;
   for (const [name, title] of ROWS) {
     if (predicted[name] === null || predicted[name] === undefined) continue;
+    if (name === "gap" && !predicted.exact) continue; // no estimate of a difference between two estimates
     const row = table.insertRow();
     const head = row.appendChild(document.createElement("th"));
     head.scope = "row";
@@ -193,8 +194,14 @@ async function showPrediction(path) {
   document.getElementById("prediction").replaceChildren(table);
 }
 
+// Not rounded to a full 100.
+function percent(share) {
+  const text = (100 * share).toFixed(4);
+  return `${text === "100.0000" && share < 1 ? "99.9999" : text} %`;
+}
+
 function written(name, value) {
-  if (name === "packing_efficiency") return `${(100 * value).toFixed(2)} %`;
+  if (name === "packing_efficiency") return percent(value);
   return Number.isInteger(value) ? value.toLocaleString("en") : value.toLocaleString("en", { maximumFractionDigits: 4 });
 }
 
