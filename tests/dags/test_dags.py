@@ -38,13 +38,14 @@ def upload(storage: Storage, source: str, count: int = 5) -> None:
         storage.write(f"{source}/part-{number}", content)
 
 
-def mlflow_runs(url: str, experiment: str, recipe_id: str, count: int) -> Any:
+def mlflow_runs(url: str, experiment: str, count: int, **params: str) -> Any:
+    """So many runs with these params; other tests may have made the same recipe for a destination of their own."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=url)
     found = client.search_runs(
         [client.get_experiment_by_name(experiment).experiment_id],
-        filter_string=f"params.recipe_id = '{recipe_id}'",
+        filter_string=" and ".join(f"params.{name} = '{value}'" for name, value in params.items()),
         order_by=["attributes.start_time ASC"],
     )
     assert len(found) == count
@@ -66,10 +67,13 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     (event,) = refreshed["events"]
     assert event["uri"] == destination
     recipe = read_recipe(storage, recipe_uri(destination, event["extra"]["recipe_id"]))
+    recorded = {"recipe_id": recipe.recipe_id, "destination": destination}
     assert recipe.histogram.sequences == 200
     require(verify_dataset(storage, serial(storage), event["extra"]["manifest"], source))
 
-    client, (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)
+    client, (run,) = mlflow_runs(
+        mlflow_server.url, "packing-recipes", 1, recipe_id=recipe.recipe_id, destination=destination
+    )
     assert run.info.status == "FINISHED"
     assert run.data.metrics["packs"] == recipe.statistics["packs"]
     assert run.data.params["solver"] == "optimal"
@@ -89,7 +93,7 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     assert again["tasks"]["write"] == ["skipped"]
 
     assert (refreshed["tasks"]["audit"], again["tasks"]["audit"]) == (["skipped"], ["success"])
-    (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)[1]
+    (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", 1, **recorded)[1]
     assert (run.data.tags["stowage.audit"], run.data.tags["stowage.signed_by"]) == ("passed", KEY.public.fingerprint)
     assert check_signature(storage, event["extra"]["manifest"], KEY.public).passed
     told = [outcome["log"] + json.dumps(outcome["xcoms"]) for outcome in (refreshed, again)]
@@ -106,8 +110,10 @@ def test_raw_shards_become_a_packed_dataset_and_a_trained_model(
     for outcome, compared in ((trained, "success"), (more, "skipped")):
         assert outcome["state"] == "success", outcome["log"]
         assert outcome["tasks"]["compare"] == [compared]
-    client, runs = mlflow_runs(mlflow_server.url, "bert-pretraining", recipe.recipe_id, 3)
-    (recipe_run,) = mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)[1]
+    client, runs = mlflow_runs(mlflow_server.url, "bert-pretraining", 3, recipe_id=recipe.recipe_id)
+    (recipe_run,) = mlflow_runs(
+        mlflow_server.url, "packing-recipes", 1, recipe_id=recipe.recipe_id, destination=destination
+    )[1]
     comparison, packed, run = runs
     assert {run.data.tags["stowage.recipe_run"] for run in runs} == {recipe_run.info.run_id}
     trainings = {tag for tag in recipe_run.data.tags if tag.startswith("stowage.training.")}
@@ -158,7 +164,8 @@ def test_a_dry_run_predicts_the_refresh_and_leaves_nothing(
     assert real["tasks"]["predict"] == ["skipped"]
     # The recipe that the real refresh recorded is the only one: the dry run before it left none.
     recipe = read_recipe(storage, recipe_uri(destination, real["events"][0]["extra"]["recipe_id"]))
-    mlflow_runs(mlflow_server.url, "packing-recipes", recipe.recipe_id, 1)
+    recorded = {"recipe_id": recipe.recipe_id, "destination": destination}
+    mlflow_runs(mlflow_server.url, "packing-recipes", 1, **recorded)
     assert [info.uri for info in storage.list(f"{destination}/recipes")] == [recipe_uri(destination, recipe.recipe_id)]
     for name in ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor"):
         assert foreseen[name] == recipe.statistics[name]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,12 @@ def test_nothing_is_left_of_a_local_run_whose_launcher_is_killed(
     run = process.TaskProcess([sys.executable, "-c", launcher, worker, str(tmp_path / "pid")], os.environ)
     status, _, _ = run.run(lambda _: None)
     assert status == -signal.SIGKILL
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    killed = int((tmp_path / "pid").read_text())
+    for _ in range(200):  # its output is closed a moment before it is gone
+        if not is_running(killed):
+            break
+        time.sleep(0.05)
+    assert not is_running(killed)
 
 
 @pytest.mark.usefixtures("cluster")
