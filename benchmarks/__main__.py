@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks import growth, partitions, refresh, solvers, store, throughput, training
+from benchmarks import growth, page, partitions, refresh, solvers, store, throughput, training
 from benchmarks.datasets import describe_raw_data
 from benchmarks.machine import machine_facts
 from benchmarks.report import Part, markdown, write_report
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Bench], Part]] = {
     "growth": growth.measure,
     "refresh": refresh.measure,
     "training": training.measure,
+    "page": page.measure,
 }
 
 

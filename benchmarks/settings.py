@@ -21,7 +21,8 @@ class Sizes:
     `shuffled_sequences` partition by partition is tried at each of `partition_sequences`, at
     the smallest on `smallest_shuffled_sequences` only. `train_steps` training steps of `train_examples` are timed,
     losses are compared after `train_sequences` from `train_seeds` seeds, and the metrics of `handed_over` steps are
-    handed over.
+    handed over. The page "Packing" is asked `page_requests` times for each of its pages over `page_recipes` recipes and
+    `page_trainings` trainings.
     """
 
     repeats: int = 3
@@ -44,6 +45,9 @@ class Sizes:
     train_sequences: int = 480
     train_seeds: int = 3
     handed_over: int = 3000
+    page_recipes: int = 1000
+    page_trainings: int = 200
+    page_requests: int = 20
 
 
 FULL = Sizes()
@@ -62,6 +66,9 @@ QUICK = Sizes(
     shuffled_sequences=20_000,
     smallest_shuffled_sequences=5_000,
     handed_over=100,
+    page_recipes=5,
+    page_trainings=2,
+    page_requests=2,
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError
@@ -152,6 +152,7 @@ class MemoryTracker:
         *,
         params: Mapping[str, str] = NOTHING,
         tags: Mapping[str, str] = NOTHING,
+        inputs: Collection[str] = (),
         limit: int = 100,
         page: str = "",
     ) -> FoundRuns:
@@ -161,6 +162,7 @@ class MemoryTracker:
             if run.experiment == experiment
             and params.items() <= run.params.items()
             and tags.items() <= run.tags.items()
+            and (not inputs or not {dataset.digest for dataset in run.inputs}.isdisjoint(inputs))
         ]
         start = int(page or 0)
         more = start + limit < len(found)

@@ -14,7 +14,6 @@ MANIFEST = "stowage.manifest"
 
 DESCRIPTION = "mlflow.note.content"
 
-_DIGEST_LENGTH = 32
 _TYPES = {"int64": "long", "float32": "float"}
 
 
@@ -27,7 +26,7 @@ def raw_dataset(recipe: Recipe, source: str) -> InputDataset:
         "sequences": recipe.histogram.sequences,
         "rejected": len(recipe.rejected),
     }
-    return InputDataset(source, recipe.fingerprint[:_DIGEST_LENGTH], source, "raw", {}, profile)
+    return InputDataset(source, dataset_digest(recipe.fingerprint), source, "raw", {}, profile)
 
 
 def packed_dataset(manifest: Manifest, uri: str, context: str) -> InputDataset:
@@ -44,7 +43,12 @@ def packed_dataset(manifest: Manifest, uri: str, context: str) -> InputDataset:
         "tokens": manifest.tokens,
     }
     schema = {"mlflow_colspec": [_column(feature) for feature in features]}
-    return InputDataset(destination_of(uri), manifest.recipe_id[:_DIGEST_LENGTH], uri, context, schema, profile)
+    return InputDataset(destination_of(uri), dataset_digest(manifest.recipe_id), uri, context, schema, profile)
+
+
+def dataset_digest(identity: str) -> str:
+    """How the tracker tells datasets apart: the first 128 bits of a fingerprint or of a `recipe_id`, in hexadecimal."""
+    return identity[:32]
 
 
 def _column(feature: Feature) -> dict[str, object]:

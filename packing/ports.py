@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -170,12 +170,14 @@ class Tracker(Protocol):
         *,
         params: Mapping[str, str] = NOTHING,
         tags: Mapping[str, str] = NOTHING,
+        inputs: Collection[str] = (),
         limit: int = 100,
         page: str = "",
     ) -> FoundRuns:
         """At most `limit` runs that have these params and tags, newest first; `page` is an earlier `next_page`.
 
-        An experiment that does not exist has no runs; deleted runs are left out.
+        With `inputs`, only runs that have one of these digests among their input datasets. An experiment that does not
+        exist has no runs; deleted runs are left out.
         """
         ...
 

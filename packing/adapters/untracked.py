@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from packing.errors import RunNotFoundError
 from packing.ports import NOTHING, FoundRuns, InputDataset, Metric, Table
@@ -48,6 +48,7 @@ class NullTracker:
         *,
         params: Mapping[str, str] = NOTHING,  # noqa: ARG002
         tags: Mapping[str, str] = NOTHING,  # noqa: ARG002
+        inputs: Collection[str] = (),  # noqa: ARG002
         limit: int = 100,  # noqa: ARG002
         page: str = "",  # noqa: ARG002
     ) -> FoundRuns:

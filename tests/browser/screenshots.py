@@ -64,7 +64,7 @@ def dry_run(frame: FrameLocator) -> None:
     """Predict a refresh from the recipe's page, and wait for the prediction."""
     frame.get_by_role("navigation", name="This recipe").get_by_role("link", name="Refresh or dry run").click()
     frame.get_by_role("button", name="Dry run", exact=True).click()
-    frame.locator("#prediction table").wait_for(timeout=120 * SECONDS)
+    frame.locator("#details table").wait_for(timeout=120 * SECONDS)
     frame.get_by_role("heading", level=1).scroll_into_view_if_needed()
 
 

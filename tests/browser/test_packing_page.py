@@ -144,7 +144,7 @@ def test_a_dry_run_predicts_what_a_refresh_then_does(open_page: Open, site: Site
     assert page.locator("[name=max_predictions_per_sequence]").input_value() == str(PREDICTIONS)
     assert page.locator("[name=source]").input_value() == SOURCE
     page.get_by_role("button", name="Dry run", exact=True).click()
-    prediction = page.locator("#prediction table")
+    prediction = page.locator("#details table")
     prediction.wait_for(timeout=RUN_MILLISECONDS)
     assert page.get_by_role("status").inner_text() == "Dry run done."
     cells = prediction.locator("tr").all()
@@ -162,6 +162,27 @@ def test_a_dry_run_predicts_what_a_refresh_then_does(open_page: Open, site: Site
     assert "admin" in row.inner_text()
     dag_run = row.get_by_role("link", name="DAG run").get_attribute("href")
     assert site.api.runs("refresh_packed_dataset")[-1] in str(dag_run).replace("%3A", ":").replace("%2B", "+")
+
+
+def test_a_run_that_fails_says_where_and_why(open_page: Open) -> None:
+    page = open_page(REFRESH)
+    fill(page, source="s3://raw/nothing-here")
+    page.get_by_role("button", name="Refresh", exact=True).click()
+    page.get_by_role("status").get_by_text("Refresh failed.").wait_for(timeout=RUN_MILLISECONDS)
+    failure = page.locator("#details li")
+    assert "List raw shards: s3://raw/nothing-here: expected raw TFRecord shards, found none" in failure.inner_text()
+    log = failure.get_by_role("link", name="its log")
+    assert str(log.get_attribute("href")).endswith("/tasks/list_shards")
+
+
+def test_a_run_that_waits_for_another_says_so(open_page: Open, site: Site) -> None:
+    other = site.api.trigger("refresh_packed_dataset", {"dry_run": True})
+    page = open_page(REFRESH)
+    page.get_by_role("button", name="Dry run", exact=True).click()
+    page.get_by_role("status").get_by_text("another is first").wait_for(timeout=RUN_MILLISECONDS)
+    ahead = str(page.get_by_role("link", name="The run before it").get_attribute("href"))
+    assert other in ahead.replace("%3A", ":").replace("%2B", "+")
+    page.get_by_role("status").get_by_text("Dry run done.").wait_for(timeout=RUN_MILLISECONDS)
 
 
 def test_who_may_only_read_cannot_start_anything(open_page: Open, site: Site, packed: Packed) -> None:

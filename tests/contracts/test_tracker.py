@@ -193,6 +193,27 @@ def test_inputs_are_recorded_once_for_each_dataset(tracked: tuple[Tracker, Calla
     assert look(other.run_id).inputs == [packed]
 
 
+def test_runs_are_found_by_their_inputs(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
+    tracker, _ = tracked
+    digests = [uuid.uuid4().hex for _ in range(3)]
+    started = []
+    for own in ([], [0], [1, 0], [2], [0, 2]):
+        run = tracker.start_run("inputs", "a run", params={"kind": str(len(own))}, tags={})
+        run.log_inputs(InputDataset("/out", digests[number], "/out/m.json", "training") for number in own)
+        started.append(run.run_id)
+        time.sleep(0.002)  # MLflow's times are milliseconds
+
+    def find(numbers: list[int], **wanted: Any) -> list[int]:
+        found = tracker.find_runs("inputs", inputs=[digests[number] for number in numbers], **wanted)
+        return [started.index(run.run_id) for run in found.runs]
+
+    assert find([0]) == [4, 2, 1]
+    assert find([1, 2]) == [4, 3, 2]
+    assert find([0], params={"kind": "2"}) == [4, 2]
+    assert find([0, 1, 2], limit=2) == [4, 3]
+    assert tracker.find_runs("inputs", inputs=["0" * 32]).runs == ()
+
+
 def test_one_version_of_a_registered_name_is_current(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:
     tracker, _ = tracked
     name = f"recipes-{uuid.uuid4()}"

@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 from packing.in_memory import MemoryRun, MemoryTracker
 from packing.jsonio import pretty
+from packing.lineage import dataset_digest
 from packing.manifest import manifest_to_json
-from packing.ports import Metric
+from packing.ports import InputDataset, Metric
 from packing.recipe import contents_of, dataset_input_id, make_partition, make_recipe, partition_input_id, recipe_bytes
 from packing.solvers import solve
 from packing.types import (
@@ -120,6 +121,10 @@ def track_training(tracker: MemoryTracker, recipe_ids: str, speedup: float | Non
     """Record a training on the recipes, several of which are separated by blanks; a comparison has a speed-up."""
     name = f"train {recipe_ids[:12]}"
     run = tracker.start_run("bert-pretraining", name, params={"recipe_id": recipe_ids}, tags={})
+    run.log_inputs(
+        InputDataset(DESTINATION, dataset_digest(recipe_id), DESTINATION, "training")
+        for recipe_id in recipe_ids.split()
+    )
     if speedup is not None:
         run.log_metrics([Metric("speedup", speedup, 0, 0)])
     run.finish()

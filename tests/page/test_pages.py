@@ -88,6 +88,17 @@ def test_a_record_of_nothing_but_its_id_is_shown_as_such(page: Page, tracker: Me
     assert "proven" not in page.get("/").said().replace("proven lower bound", "")
 
 
+def test_a_run_that_does_not_say_which_recipe_it_is_of_leads_nowhere(page: Page, tracker: MemoryTracker) -> None:
+    run = tracker.start_run("packing-recipes", "broken off", params={}, tags={})
+    parsed = page.get("/")
+    assert "recipe not recorded" in parsed.said()
+    assert "recording failed" in parsed.said()
+    own = [link for link in parsed.links() if "/recipes/" in link]
+    assert own == []
+    assert f"{MLFLOW_URL}/#/runs/{run.run_id}" in parsed.links()
+    assert [box for box in parsed.all("input") if box.attributes.get("name") == "recipe"] == []
+
+
 def test_the_list_is_of_one_dataset_if_asked(page: Page, tracker: MemoryTracker) -> None:
     here, there = small_recipe(), small_recipe(seed=1)
     track(tracker, here)
@@ -141,6 +152,39 @@ def test_trainings_are_for_those_who_may_read_their_runs(page: Page, tracker: Me
         assert training.run_id not in found
         assert training.name not in found
         assert "1.75" not in found
+
+
+def test_the_list_names_trainings_however_many_came_after_them(page: Page, tracker: MemoryTracker) -> None:
+    recipe, other = small_recipe(), small_recipe(seed=1)
+    track(tracker, recipe)
+    first = track_training(tracker, recipe.recipe_id, speedup=1.75)
+    for _ in range(records.LISTED_TRAININGS + 1):
+        track_training(tracker, other.recipe_id)
+    parsed = page.get("/")
+    assert f"{MLFLOW_URL}/#/runs/{first.run_id}" in parsed.links()
+    assert "Only the most recent trainings" not in parsed.said()
+    track(tracker, other)
+    assert "Only the most recent trainings" in page.get("/").said()
+
+
+def test_a_recipes_page_has_all_its_trainings_and_no_others(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe)
+    alike = recipe.recipe_id[:32] + "f" * 32  # the same digest for MLflow
+    own = [track_training(tracker, f"{alike} {recipe.recipe_id}") for _ in range(101)]
+    unlinked = tracker.start_run("bert-pretraining", "by param", params={"recipe_id": recipe.recipe_id}, tags={})
+    foreign = track_training(tracker, alike)
+    links = page.get(f"/recipes/{recipe.recipe_id}").links()
+    assert {f"{MLFLOW_URL}/#/runs/{run.run_id}" for run in (*own, unlinked)} <= set(links)
+    assert f"{MLFLOW_URL}/#/runs/{foreign.run_id}" not in links
+
+
+def test_every_record_of_a_recipe_can_be_opened(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    first = track(tracker, recipe, destination="s3://packed/first")
+    for _ in range(100):
+        tracker.start_run("packing-recipes", "again", params={"recipe_id": recipe.recipe_id}, tags={})
+    assert "s3://packed/first/manifests" in page.get(f"/recipes/{recipe.recipe_id}?run={first.run_id}").said()
 
 
 def test_another_record_of_the_same_recipe_has_its_own_page(page: Page, tracker: MemoryTracker) -> None:

@@ -94,7 +94,6 @@ def list_recipes(
     page: str = "",
 ) -> Response:
     """Recipes, newest first."""
-    trainings = _LOOKUPS.submit(records.recent_trainings, tracker) if may_see else None
     found = records.list_records(tracker, destination.strip(), page)
     return render(
         request,
@@ -103,7 +102,7 @@ def list_recipes(
         next_page=found.next_page,
         destination=destination.strip(),
         page=page,
-        trainings=trainings.result() if trainings else None,
+        trainings=records.trainings_on(tracker, found.records) if may_see else None,
         mlflow_url=mlflow_url,
     )
 

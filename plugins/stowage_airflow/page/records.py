@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from packing.errors import RunNotFoundError
-from packing.lineage import RECIPES
+from packing.lineage import RECIPES, dataset_digest
 from packing.ports import NOTHING, TrackedRun, Tracker
 from stowage_airflow.page.words import describe_gap, moment
 
 TRAININGS = "bert-pretraining"
-PAGE_ROWS = 50
-RECENT_TRAININGS = 50
-ALL_TRAININGS = 500
-"""In one request; a recipe's page asks for more until it has all."""
+PAGE_ROWS = 25
+LISTED_TRAININGS = 100
+"""Of the recipes on one page of the list; a recipe's own page has all."""
 FIGURES = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
 
 
@@ -70,7 +70,7 @@ class RecordPage:
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings by recipe, newest first; `all_read` is False if there are older ones that were not looked at."""
+    """Trainings by recipe, newest first; `all_read` is False if there are older ones that were not read."""
 
     by_recipe: Mapping[str, tuple[Training, ...]]
     all_read: bool
@@ -85,10 +85,10 @@ def list_records(tracker: Tracker, destination: str, page: str) -> RecordPage:
 
 def find_records(tracker: Tracker, recipe_id: str) -> tuple[Record, ...]:
     """All records of a recipe, newest first; raises RunNotFoundError if there is none."""
-    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id})
-    if not found.runs:
+    records = tuple(record_of(run) for run in _every_run(tracker, RECIPES, params={"recipe_id": recipe_id}))
+    if not records:
         raise RunNotFoundError(f"recipe {recipe_id}: MLflow has no record of it; it may have been deleted there")
-    return tuple(record_of(run) for run in found.runs)
+    return records
 
 
 def choose_record(records: Iterable[Record], run_id: str) -> Record:
@@ -99,23 +99,35 @@ def choose_record(records: Iterable[Record], run_id: str) -> Record:
     raise RunNotFoundError(f"run {run_id}: not a record of this recipe; take it from the list")
 
 
-def recent_trainings(tracker: Tracker) -> Trainings:
-    """The newest trainings on any recipe, in one request."""
-    found = tracker.find_runs(TRAININGS, limit=RECENT_TRAININGS)
-    return Trainings(_by_recipe(found.runs), not found.next_page)
+def trainings_on(tracker: Tracker, records: Iterable[Record]) -> Trainings:
+    """The trainings that have the packed dataset of any of these recipes as an input, in one request."""
+    digests = {dataset_digest(record.recipe_id) for record in records if record.recipe_id}
+    if not digests:
+        return Trainings({}, all_read=True)
+    found = tracker.find_runs(TRAININGS, inputs=sorted(digests), limit=LISTED_TRAININGS)
+    grouped: dict[str, list[Training]] = defaultdict(list)
+    for training in map(training_of, found.runs):
+        for recipe_id in training.recipe_ids:
+            grouped[recipe_id].append(training)
+    return Trainings({recipe_id: tuple(own) for recipe_id, own in grouped.items()}, not found.next_page)
 
 
 def trainings_of(tracker: Tracker, recipe_id: str) -> tuple[Training, ...]:
-    """The trainings on this recipe, newest first; of those on several at once, the recent ones."""
-    alone: list[TrackedRun] = []
+    """All trainings on this recipe, newest first, those included that only name it in their params."""
+    by_input = _every_run(tracker, TRAININGS, inputs=[dataset_digest(recipe_id)])
+    by_param = _every_run(tracker, TRAININGS, params={"recipe_id": recipe_id})
+    every = {run.run_id: training_of(run) for run in (*by_input, *by_param)}
+    own = (training for training in every.values() if recipe_id in training.recipe_ids)
+    return tuple(sorted(own, key=lambda training: training.started, reverse=True))
+
+
+def _every_run(tracker: Tracker, experiment: str, **wanted: Any) -> Iterator[TrackedRun]:
+    """What `Tracker.find_runs` finds, in as many requests as it takes."""
     page: str | None = ""
     while page is not None:
-        found = tracker.find_runs(TRAININGS, params={"recipe_id": recipe_id}, limit=ALL_TRAININGS, page=page)
-        alone += found.runs
+        found = tracker.find_runs(experiment, **wanted, page=page)
+        yield from found.runs
         page = found.next_page or None
-    among = recent_trainings(tracker).by_recipe.get(recipe_id, ())
-    every = {training.run_id: training for training in (*map(training_of, alone), *among)}
-    return tuple(sorted(every.values(), key=lambda training: training.started, reverse=True))
 
 
 def record_of(run: TrackedRun) -> Record:
@@ -132,7 +144,7 @@ def record_of(run: TrackedRun) -> Record:
         figures=figures,
         gap_word=describe_gap(figures.get("packs"), figures.get("lower_bound")),
         started=moment(run.started),
-        failed=run.status in {"FAILED", "KILLED"},
+        failed=run.status in {"FAILED", "KILLED"} or "recipe_id" not in params,
         triggered_by=tags.get("stowage.triggered_by") or ("Airflow" if all(dag_run) else "not recorded"),
         dag_run=dag_run if all(dag_run) else None,
         manifest=tags.get("stowage.manifest", ""),
@@ -152,14 +164,6 @@ def training_of(run: TrackedRun) -> Training:
         recipe_ids=tuple(run.params.get("recipe_id", "").split()),
         speedup=speedup if speedup is not None and math.isfinite(speedup) else None,
     )
-
-
-def _by_recipe(runs: Iterable[TrackedRun]) -> dict[str, tuple[Training, ...]]:
-    grouped: dict[str, list[Training]] = defaultdict(list)
-    for training in map(training_of, runs):
-        for recipe_id in training.recipe_ids:
-            grouped[recipe_id].append(training)
-    return {recipe_id: tuple(trainings) for recipe_id, trainings in grouped.items()}
 
 
 def _figure(value: float) -> int | float:

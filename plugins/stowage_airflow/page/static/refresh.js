@@ -1,14 +1,9 @@
+// The form that triggers a run of the DAG; follow.js, which is loaded before, follows the run.
 "use strict";
 
-const form = document.getElementById("refresh");
 const problems = document.getElementById("problems");
-const progress = document.getElementById("progress");
-const state = document.getElementById("state");
 const buttons = [...form.querySelectorAll("button")].filter((button) => !button.disabled);
 const fields = [...form.querySelectorAll("[data-kind]")];
-const ENDED = ["success", "failed"];
-
-class Refused extends Error {}
 
 // What a field holds as JSON, or a Refused that says what it should hold; the rules are the DAG's.
 function valueOf(field) {
@@ -76,30 +71,6 @@ function say(message) {
   problems.hidden = message === "";
 }
 
-async function call(method, path, body) {
-  let answer;
-  try {
-    answer = await fetch(form.dataset.api + path, {
-      method,
-      credentials: "same-origin",
-      headers: { Accept: "application/json", ...(body && { "Content-Type": "application/json" }) },
-      body: body && JSON.stringify(body),
-    });
-  } catch {
-    throw new Refused("Airflow does not answer. Check the connection, then try again.");
-  }
-  const content = await answer.json().catch(() => ({}));
-  if (answer.ok) return content;
-  throw new Refused(reason(answer.status, content.detail));
-}
-
-function reason(status, detail) {
-  if (status === 401) return "Airflow does not know you any more. Log in again, then try again.";
-  if (status === 403) return "Airflow refused: you may not trigger the DAG refresh_packed_dataset.";
-  const said = Array.isArray(detail) ? detail.map((entry) => entry.msg).join("; ") : (detail ?? "no reason given");
-  return `Airflow refused (${status}): ${typeof said === "string" ? said : JSON.stringify(said)}`;
-}
-
 // Airflow names the param that it refuses.
 function showRefusal(message) {
   say(message);
@@ -130,85 +101,10 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-async function followRun(runId) {
-  const path = `/dagRuns/${encodeURIComponent(runId)}`;
-  document.getElementById("run-link").href = `${form.dataset.ui}/runs/${encodeURIComponent(runId)}`;
-  document.getElementById("prediction").replaceChildren();
-  progress.hidden = false;
-  document.getElementById("progress-heading").focus({ preventScroll: true });
-  progress.scrollIntoView({ block: "nearest" });
-  let run = { state: "queued" };
-  for (let wait = 1000; !ENDED.includes(run.state); wait = Math.min(wait * 1.2, 10000)) {
-    run = await call("GET", path);
-    const word = run.conf?.dry_run ? "Dry run" : "Refresh";
-    const tasks = (await call("GET", `${path}/taskInstances?limit=1000`)).task_instances;
-    announce(describe(word, run.state, tasks));
-    if (!ENDED.includes(run.state)) await new Promise((resume) => setTimeout(resume, wait));
-  }
-  if (run.state === "success" && run.conf?.dry_run) await showPrediction(path);
-}
-
-// A live region repeats what is written into it, so only news are.
-function announce(message) {
-  if (state.textContent !== message) state.textContent = message;
-}
-
-function describe(word, runState, tasks) {
-  const failed = tasks.filter((task) => task.state === "failed").map((task) => task.task_id);
-  if (runState === "success") return `${word} done.`;
-  if (runState === "failed") return `${word} failed${failed.length ? ` in ${[...new Set(failed)].join(", ")}` : ""}; the run's log says why.`;
-  if (runState === "queued") return `${word} is queued.`;
-  const running = [...new Set(tasks.filter((task) => task.state === "running").map((task) => task.task_id))];
-  const waiting = tasks.some((task) => task.state === "deferred" || task.state === "awaiting_input");
-  if (running.length) return `${word} is running: ${running.join(", ")}.`;
-  return waiting ? `${word} waits; the run in Airflow says for what.` : `${word} is running.`;
-}
-
-const ROWS = [
-  ["sequences", "Sequences"], ["packs", "Packs"], ["lower_bound", "Lower bound (packs)"], ["gap", "Gap (packs)"],
-  ["packing_efficiency", "Packing efficiency"], ["packing_factor", "Packing factor: ideal speed-up"],
-  ["output_bytes", "Bytes of the packed dataset"], ["seconds", "Seconds of reading and packing, about"], ["cost", "Cost"],
-  ["sampled_shards", "Raw shards that this comes from"], ["shards", "Raw shards in all"],
-  ["sampled_bytes", "Bytes that this comes from"], ["bytes", "Bytes of all raw shards"], ["bytes_read", "Bytes read just now"],
-];
-
-async function showPrediction(path) {
-  const entry = await call("GET", `${path}/taskInstances/predict/xcomEntries/return_value`);
-  const predicted = typeof entry.value === "string" ? JSON.parse(entry.value) : entry.value;
-  const table = document.createElement("table");
-  const basis = predicted.exact ? "Prediction from every record" : "Prediction from a sample of the raw shards";
-  table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists, a refresh would change nothing` : basis;
-  for (const [name, title] of ROWS) {
-    if (predicted[name] === null || predicted[name] === undefined) continue;
-    if (name === "gap" && !predicted.exact) continue; // no estimate of a difference between two estimates
-    const row = table.insertRow();
-    const head = row.appendChild(document.createElement("th"));
-    head.scope = "row";
-    head.textContent = title;
-    const cell = row.insertCell();
-    cell.className = "number";
-    const figure = cell.appendChild(document.createElement("data"));
-    figure.value = String(predicted[name]);
-    figure.textContent = written(name, predicted[name]);
-  }
-  document.getElementById("prediction").replaceChildren(table);
-}
-
-// Not rounded to a full 100.
-function percent(share) {
-  const text = (100 * share).toFixed(4);
-  return `${text === "100.0000" && share < 1 ? "99.9999" : text} %`;
-}
-
-function written(name, value) {
-  if (name === "packing_efficiency") return percent(value);
-  return Number.isInteger(value) ? value.toLocaleString("en") : value.toLocaleString("en", { maximumFractionDigits: 4 });
-}
-
 // After a reload the run is followed on.
-const followed = new URL(location).searchParams.get("follow");
-if (followed) {
-  followRun(followed).catch((error) => {
+const started = new URL(location).searchParams.get("follow");
+if (started) {
+  followRun(started).catch((error) => {
     if (!(error instanceof Refused)) throw error;
     showRefusal(error.message);
   });
