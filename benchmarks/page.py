@@ -71,7 +71,7 @@ def measure(bench: Bench) -> Part:
         ("page", "median, ms", "90th percentile, ms", "slowest, ms"),
         rows,
         (
-            f"Milliseconds from request to end of answer, {sizes.page_requests} requests a page, as the only client sees "
+            f"Milliseconds from request to end of answer, {sizes.page_requests} requests a page, as one client sees "
             "them on the same machine. MLflow and the object store compute on the same cores.",
         ),
     )
