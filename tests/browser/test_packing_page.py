@@ -22,6 +22,7 @@ pytestmark = pytest.mark.exhaustive
 Open = Callable[..., "Page"]
 LIST, REFRESH = "/stowage/", "/stowage/refresh"
 RUN_MILLISECONDS = 180_000
+DRY_RUN = {"dry_run": True, "max_sequence_length": SLOTS, "max_predictions_per_sequence": PREDICTIONS}
 
 
 def recipe_path(packed: dict[str, Any]) -> str:
@@ -147,14 +148,21 @@ def test_a_dry_run_predicts_what_a_refresh_then_does(open_page: Open, site: Site
     prediction = page.locator("#details table")
     prediction.wait_for(timeout=RUN_MILLISECONDS)
     assert page.get_by_role("status").inner_text() == "Dry run done."
+    assert page.locator("#what").inner_text() == f"{SOURCE} to {destination}"
     cells = prediction.locator("tr").all()
     predicted = {row.locator("th").inner_text(): row.locator("data").get_attribute("value") for row in cells}
     assert predicted["Sequences"] == str(packed.second["sequences"])
     assert predicted["Packs"] == str(packed.second["packs"])
     assert [info.uri for info in site.storage.list("s3://packed")] == before
 
+    # What was typed is still there.
+    assert page.locator("[name=destination]").input_value() == destination
     page.get_by_role("button", name="Refresh", exact=True).click()
-    page.get_by_role("status").get_by_text("Refresh done.").wait_for(timeout=RUN_MILLISECONDS)
+    done = page.get_by_role("status").get_by_text("Refresh done: the packed dataset was committed.")
+    done.wait_for(timeout=RUN_MILLISECONDS)
+    page.locator("#details").get_by_role("link", name="Its recipe").click()
+    page.get_by_role("heading", level=1).get_by_text("Recipe").wait_for()
+    assert figure(page, "statistics.packs") == packed.second["packs"]
     page.get_by_role("link", name="Recipes").first.click()
     row = page.locator("tr[data-recipe]").first
     assert destination in row.inner_text()
@@ -162,6 +170,42 @@ def test_a_dry_run_predicts_what_a_refresh_then_does(open_page: Open, site: Site
     assert "admin" in row.inner_text()
     dag_run = row.get_by_role("link", name="DAG run").get_attribute("href")
     assert site.api.runs("refresh_packed_dataset")[-1] in str(dag_run).replace("%3A", ":").replace("%2B", "+")
+
+
+@pytest.mark.usefixtures("packed")
+def test_in_airflows_frame_a_reload_follows_the_run_on(open_page: Open) -> None:
+    page = open_page("/plugin/packing")
+    frame: FrameLocator = page.frame_locator("iframe")
+    frame.get_by_role("navigation", name="Packing").get_by_role("link", name="Refresh or dry run").click()
+    destination = "s3://packed/from-the-frame"
+    frame.locator("[name=destination]").fill(destination)
+    frame.locator("[name=max_sequence_length]").fill(str(SLOTS))
+    frame.locator("[name=max_predictions_per_sequence]").fill(str(PREDICTIONS))
+    # The Enter key predicts; it writes nothing.
+    frame.locator("[name=destination]").press("Enter")
+    frame.locator("#what").get_by_text(destination).wait_for()
+    page.reload()
+    frame.locator("#details table").wait_for(timeout=RUN_MILLISECONDS)
+    assert frame.locator("#what").inner_text() == f"{SOURCE} to {destination}"
+    assert frame.locator("[name=destination]").input_value() == destination
+    assert frame.locator("#outdated").is_hidden()
+    frame.locator("[name=seed]").fill("7")
+    assert frame.locator("#outdated").is_visible()
+
+
+@pytest.mark.usefixtures("packed")
+def test_following_outlasts_a_server_that_is_away(open_page: Open, site: Site) -> None:
+    run = site.api.trigger("refresh_packed_dataset", DRY_RUN)
+    page = open_page(REFRESH)
+    failures: list[Callable[[Any], None]] = [
+        lambda route: route.fulfill(status=503, body="{}"),
+        lambda route: route.abort(),
+    ]
+    page.route("**/api/v2/dags/*/dagRuns/**", lambda route: failures.pop()(route) if failures else route.continue_())
+    page.goto(f"{REFRESH}?follow={run}")
+    page.locator("#details table").wait_for(timeout=RUN_MILLISECONDS)
+    assert failures == []
+    assert page.get_by_role("alert").is_hidden()
 
 
 def test_a_run_that_fails_says_where_and_why(open_page: Open) -> None:
@@ -175,11 +219,11 @@ def test_a_run_that_fails_says_where_and_why(open_page: Open) -> None:
     assert str(log.get_attribute("href")).endswith("/tasks/list_shards")
 
 
-def test_a_run_that_waits_for_another_says_so(open_page: Open, site: Site) -> None:
-    other = site.api.trigger("refresh_packed_dataset", {"dry_run": True})
-    page = open_page(REFRESH)
+def test_a_run_that_waits_for_another_says_so(open_page: Open, site: Site, packed: Packed) -> None:
+    page = open_page(f"{REFRESH}?recipe={packed.second['recipe_id']}")
+    other = site.api.trigger("refresh_packed_dataset", DRY_RUN)
     page.get_by_role("button", name="Dry run", exact=True).click()
-    page.get_by_role("status").get_by_text("another is first").wait_for(timeout=RUN_MILLISECONDS)
+    page.get_by_role("status").get_by_text("another run is first").wait_for(timeout=RUN_MILLISECONDS)
     ahead = str(page.get_by_role("link", name="The run before it").get_attribute("href"))
     assert other in ahead.replace("%3A", ":").replace("%2B", "+")
     page.get_by_role("status").get_by_text("Dry run done.").wait_for(timeout=RUN_MILLISECONDS)

@@ -1,4 +1,4 @@
-// Follows a run of the DAG to its end: what it does or waits for, why it failed, what a dry run predicts.
+// Follows a run of the DAG to its end: what it does or waits for, why it failed, what it came to.
 "use strict";
 
 const form = document.getElementById("refresh");
@@ -9,7 +9,6 @@ const ENDED = ["success", "failed"];
 const DONE = ["success", "skipped", "removed"];
 const UNDONE = ["running", "deferred", "awaiting_input", "up_for_retry", "failed"];
 const WAITS = { first: 1000, longest: 10000 };
-let followed = "";
 
 // What Airflow or a person has to be told; `passing` if the same request may be answered later.
 class Refused extends Error {
@@ -33,28 +32,31 @@ async function call(method, path, body) {
   }
   const content = await answer.json().catch(() => ({}));
   if (answer.ok) return content;
-  throw new Refused(reason(answer.status, content.detail), answer.status >= 500);
+  throw new Refused(reason(method, answer.status, content.detail), answer.status >= 500 || answer.status === 429);
 }
 
-function reason(status, detail) {
-  if (status === 401) return "Airflow does not know you any more. Log in again, then try again.";
-  if (status === 403) return "Airflow refused: you may not trigger the DAG refresh_packed_dataset.";
+function reason(method, status, detail) {
+  if (status === 401) {
+    const then = method === "GET" ? "reload this page; the run goes on" : "try again";
+    return `Airflow does not know you any more. Log in again in another tab, then ${then}.`;
+  }
+  if (status === 403) {
+    const what = method === "GET" ? "see this part of a run of" : "trigger";
+    return `Airflow refused: you may not ${what} the DAG refresh_packed_dataset.`;
+  }
   const said = Array.isArray(detail) ? detail.map((entry) => entry.msg).join("; ") : (detail ?? "no reason given");
   return `Airflow refused (${status}): ${typeof said === "string" ? said : JSON.stringify(said)}`;
 }
 
-async function followRun(runId) {
-  followed = runId;
+// `onRun` is given the run once, as soon as it is known.
+async function followRun(runId, onRun) {
   const path = `/dagRuns/${encodeURIComponent(runId)}`;
   document.getElementById("run-link").href = uiAddress(runId);
-  details.replaceChildren();
-  progress.hidden = false;
-  document.getElementById("progress-heading").focus({ preventScroll: true });
-  progress.scrollIntoView({ block: "nearest" });
-  // Until another run is followed instead.
-  for (let wait = WAITS.first; followed === runId; wait = Math.min(wait * 1.2, WAITS.longest)) {
+  for (let wait = WAITS.first, known = false; ; wait = Math.min(wait * 1.2, WAITS.longest)) {
     try {
       const run = await call("GET", path);
+      if (!known) introduce(run, onRun);
+      known = true;
       const ended = ENDED.includes(run.state);
       await (ended ? showEnd : showProgress)(run, path);
       if (ended) return;
@@ -67,19 +69,31 @@ async function followRun(runId) {
   }
 }
 
+function introduce(run, onRun) {
+  const { source, destination } = run.conf ?? {};
+  document.getElementById("what").textContent = source && destination ? `${source} to ${destination}` : "";
+  progress.hidden = false;
+  document.getElementById("progress-heading").focus({ preventScroll: true });
+  progress.scrollIntoView({ block: "nearest" });
+  onRun(run);
+}
+
 async function showProgress(run, path) {
-  const name = nameOf(run);
-  if (run.state === "queued") {
-    const ahead = (await call("GET", "/dagRuns?state=running&limit=1")).dag_runs[0];
-    announce(ahead ? `${name} is queued: one run at a time, and another is first.` : `${name} is queued.`);
-    details.replaceChildren(...(ahead ? [linkTo(uiAddress(ahead.dag_run_id), "The run before it")] : []));
-    return;
-  }
+  if (run.state === "queued") return showQueue(run);
   const [all, done, undone] = await Promise.all([find(path, [], 1), find(path, DONE, 1), find(path, UNDONE, 100)]);
-  announce(describe(name, `${done.total_entries} of ${all.total_entries} tasks done`, undone.task_instances));
+  announce(describe(nameOf(run), `${done.total_entries} of ${all.total_entries} tasks done`, undone.task_instances));
   const asks = undone.task_instances.some((task) => waitsForAnswer(task));
   const where = `${uiAddress(run.dag_run_id)}/required_actions`;
   details.replaceChildren(...(asks ? [linkTo(where, "Answer it in Airflow")] : []));
+}
+
+// One run at a time goes on, and none while the DAG is paused.
+async function showQueue(run) {
+  const [dag, running] = await Promise.all([call("GET", ""), call("GET", "/dagRuns?state=running&limit=1")]);
+  const [ahead] = running.dag_runs;
+  const why = dag.is_paused ? ": the DAG is paused; resume it in Airflow" : ahead ? ": another run is first" : "";
+  announce(`${nameOf(run)} is queued${why}.`);
+  details.replaceChildren(...(ahead ? [linkTo(uiAddress(ahead.dag_run_id), "The run before it")] : []));
 }
 
 function find(path, states, limit) {
@@ -101,10 +115,30 @@ function describe(name, count, tasks) {
 }
 
 async function showEnd(run, path) {
-  announce(`${nameOf(run)} ${run.state === "success" ? "done" : "failed"}.`);
+  const [name, tasks] = [nameOf(run), `${path}/taskInstances`];
+  announce(`${name} ${run.state === "failed" ? "failed" : "done"}.`);
   if (run.state === "failed") details.replaceChildren(await failures(run, path));
-  else if (run.conf?.dry_run) details.replaceChildren(await prediction(path));
-  else details.replaceChildren();
+  else if (run.conf?.dry_run) details.replaceChildren(predictionTable(await result(tasks, "predict", "return_value")));
+  else await showOutcome(name, tasks);
+}
+
+async function showOutcome(name, tasks) {
+  if ((await call("GET", `${tasks}/commit`)).state === "skipped") {
+    announce(`${name} done: it was rejected, so nothing was written and the current packed dataset stays.`);
+    details.replaceChildren();
+    return;
+  }
+  const [{ unchanged }, { recipe_id: recipe }] = await Promise.all([
+    result(tasks, "solve", "solved"),
+    result(tasks, "commit", "return_value"),
+  ]);
+  announce(`${name} done: ${unchanged ? "nothing had changed" : "the packed dataset was committed"}.`);
+  details.replaceChildren(linkTo(`${form.dataset.page}/recipes/${recipe}`, "Its recipe", "_self"));
+}
+
+async function result(tasks, task, key) {
+  const { value } = await call("GET", `${tasks}/${task}/xcomEntries/${key}`);
+  return typeof value === "string" ? JSON.parse(value) : value;
 }
 
 // The failed tasks, each with the last thing that it said and the way to its log.
@@ -153,52 +187,11 @@ function uiAddress(runId) {
   return `${form.dataset.ui}/runs/${encodeURIComponent(runId)}`;
 }
 
-// Within Airflow's frame page.js lets Airflow's own document follow it.
-function linkTo(address, text) {
+// Within Airflow's frame page.js lets Airflow's own document follow what has another target than the frame itself.
+function linkTo(address, text, target = "_top") {
   const link = document.createElement("a");
   link.href = address;
-  link.target = "_top";
+  if (target !== "_self") link.target = target;
   link.textContent = text;
   return link;
-}
-
-const ROWS = [
-  ["sequences", "Sequences"], ["packs", "Packs"], ["lower_bound", "Lower bound (packs)"], ["gap", "Gap (packs)"],
-  ["packing_efficiency", "Packing efficiency"], ["packing_factor", "Packing factor: ideal speed-up"],
-  ["output_bytes", "Bytes of the packed dataset"], ["seconds", "Seconds of reading and packing, about"], ["cost", "Cost"],
-  ["sampled_shards", "Raw shards that this comes from"], ["shards", "Raw shards in all"],
-  ["sampled_bytes", "Bytes that this comes from"], ["bytes", "Bytes of all raw shards"], ["bytes_read", "Bytes read just now"],
-];
-
-async function prediction(path) {
-  const entry = await call("GET", `${path}/taskInstances/predict/xcomEntries/return_value`);
-  const predicted = typeof entry.value === "string" ? JSON.parse(entry.value) : entry.value;
-  const table = document.createElement("table");
-  const basis = predicted.exact ? "Prediction from every record" : "Prediction from a sample of the raw shards";
-  table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists, a refresh would change nothing` : basis;
-  for (const [name, title] of ROWS) {
-    if (predicted[name] === null || predicted[name] === undefined) continue;
-    if (name === "gap" && !predicted.exact) continue; // no estimate of a difference between two estimates
-    const row = table.insertRow();
-    const head = row.appendChild(document.createElement("th"));
-    head.scope = "row";
-    head.textContent = title;
-    const cell = row.insertCell();
-    cell.className = "number";
-    const figure = cell.appendChild(document.createElement("data"));
-    figure.value = String(predicted[name]);
-    figure.textContent = written(name, predicted[name]);
-  }
-  return table;
-}
-
-// Not rounded to a full 100.
-function percent(share) {
-  const text = (100 * share).toFixed(4);
-  return `${text === "100.0000" && share < 1 ? "99.9999" : text} %`;
-}
-
-function written(name, value) {
-  if (name === "packing_efficiency") return percent(value);
-  return Number.isInteger(value) ? value.toLocaleString("en") : value.toLocaleString("en", { maximumFractionDigits: 4 });
 }

@@ -16,7 +16,8 @@ function valueOf(field) {
   if (field.dataset.kind === "integer" || field.dataset.kind === "number") return numberOf(field, text);
   const { pattern } = field.dataset;
   if (pattern && !new RegExp(pattern, "u").test(text)) {
-    throw new Refused(`Expected what is described above, got "${text}".`);
+    const got = text.length > 80 ? `${text.slice(0, 80)}...` : text;
+    throw new Refused(`Expected what is described above, got "${got}".`);
   }
   return text;
 }
@@ -25,7 +26,7 @@ function numberOf(field, text) {
   const value = Number(text);
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = field.dataset;
   if (field.dataset.kind === "integer" && !/^[+-]?\d+$/.test(text)) throw new Refused("Expected a whole number.");
-  if (!Number.isFinite(value)) throw new Refused("Expected a number.");
+  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value)) throw new Refused("Expected a number.");
   if (field.dataset.kind === "integer" && !Number.isSafeInteger(value)) {
     throw new Refused("Too large for this form; trigger the DAG in Airflow itself.");
   }
@@ -79,6 +80,11 @@ function showRefusal(message) {
   (named ?? problems).focus();
 }
 
+function showError(error) {
+  if (!(error instanceof Refused)) throw error;
+  showRefusal(error.message);
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   say("");
@@ -91,21 +97,27 @@ form.addEventListener("submit", async (event) => {
     const run = await call("POST", "/dagRuns", { logical_date: null, conf });
     const address = new URL(location);
     address.searchParams.set("follow", run.dag_run_id);
-    history.replaceState(null, "", address);
-    await followRun(run.dag_run_id);
+    // Loaded rather than noted in the history, as Airflow keeps the address of its frame only when that loads.
+    location.replace(address);
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    showRefusal(error.message);
-  } finally {
+    showError(error);
     buttons.forEach((button) => (button.disabled = false));
   }
 });
 
-// After a reload the run is followed on.
+// The values that a run was started with, which a reload would have lost.
+function fillIn(conf) {
+  for (const field of fields) {
+    if (!(field.name in conf)) continue;
+    if (field.dataset.kind === "flag") field.checked = conf[field.name] === true;
+    else field.value = conf[field.name] ?? "";
+  }
+}
+
 const started = new URL(location).searchParams.get("follow");
 if (started) {
-  followRun(started).catch((error) => {
-    if (!(error instanceof Refused)) throw error;
-    showRefusal(error.message);
-  });
+  followRun(started, (run) => {
+    fillIn(run.conf ?? {});
+    form.addEventListener("input", () => (document.getElementById("outdated").hidden = false), { once: true });
+  }).catch(showError);
 }
