@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from packing import sample
 from packing.adapters import open_storage
 from packing.errors import InputError, RecordError, UsageError
+from packing.estimate import scale
 from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
 from packing.overlay import Overlay
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
 from packing.ports import Buffer, ObjectInfo, byte_view
-from packing.predict import FIGURES, SAMPLE_BYTES, Prediction, predict, prediction_rows, scale
+from packing.predict import FIGURES, SAMPLE_BYTES, Prediction, predict, prediction_rows
 from packing.sample import take_sample
 from packing.scan import scan_shard
 from packing.tfrecord import encode_record
