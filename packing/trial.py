@@ -62,7 +62,9 @@ def _scan_known(store: Overlay, survey: Survey, request: Request) -> Scanned:
 def _solve_alone(store: Overlay, scanned: Scanned, request: Request) -> Work:
     members = assign_partitions(scanned.summaries, request.parameters.partition_bytes)
     if not members:
-        raise InputError("expected at least one sequence in the sample of the raw shards, found none; check SOURCE")
+        raise InputError(
+            f"expected at least one sequence in a sample of {len(scanned.summaries)} raw shards, found none"
+        )
     return [(_solve_partition(store, partition, request), partition) for partition in members]
 
 

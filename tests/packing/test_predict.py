@@ -68,6 +68,7 @@ def foresee(
     sample_bytes: int = SAMPLE_BYTES,
     max_rejected: int = 0,
     price_per_hour: float | None = None,
+    time_limit: float | None = None,
 ) -> Prediction:
     """A dry run that is seen to change nothing and to read no more than it may."""
     before = dict(storage.objects)
@@ -83,6 +84,7 @@ def foresee(
             workers=2,
             max_rejected=max_rejected,
             price_per_hour=price_per_hour,
+            time_limit=time_limit,
             sample_bytes=sample_bytes,
         )
     finally:
@@ -207,6 +209,61 @@ def test_scaling_keeps_the_shape(counts: list[int], factor: float) -> None:
     scaled = scale(Histogram(tuple(counts)), factor)
     assert scaled.sequences == round(sum(counts) * factor)
     assert np.abs(np.array(scaled.counts) - np.array(counts) * factor).max() <= 1
+
+
+def test_figures_of_a_search_that_the_time_limit_ended_are_not_exact() -> None:
+    storage = counting(some_shards())
+    for time_limit, complete in ((None, True), (1e-9, False), (1000.0, True)):
+        prediction = foresee(storage, time_limit=time_limit)
+        assert prediction.exact == complete
+        assert prediction.sampled_bytes == prediction.bytes
+        assert ("the time limit ended a search" in dict(prediction_rows(prediction))["based on"]) != complete
+    outcome = refresh(storage, stages_of(serial(storage)), "/raw", "/out", SMALL, time_limit=1e-9)
+    assert outcome.recipe.statistics["time_limited"]
+    assert foresee(storage, time_limit=1e-9).exact  # its answer is kept, so the dataset is unchanged
+
+
+def test_nothing_is_read_where_nothing_is_left_to_write() -> None:
+    """Without the one shard of a partition, or without the manifest, what remains is there already."""
+    parameters = replace(SMALL, partition_bytes=1)
+    storage = counting(some_shards())
+    pack(storage, parameters)
+    storage.delete("/raw/part-2")
+    prediction = foresee(storage, parameters)
+    outcome = pack(storage, parameters)
+    assert (prediction.bytes_read, outcome.partitions_written) == (0, 0)
+    assert_came_true(prediction, outcome)
+
+
+def test_the_sample_may_have_masked_tokens_that_only_fit_beside_others() -> None:
+    """Two such sequences exceed the masked slots of a pack; among the known ones each finds a place."""
+    parameters = replace(SMALL, max_sequences_per_pack=2)
+    storage = counting({f"known-{i}": raw_shard([(32, 0)] * 20, seed=i) for i in range(2)})
+    pack(storage, parameters)
+    storage.write("/raw/new", raw_shard([(32, 10)] * 6, seed=9))
+    prediction = foresee(storage, parameters)
+    outcome = pack(storage, parameters)
+    assert {name: getattr(prediction, name) for name in FIGURES} == {
+        name: outcome.recipe.statistics[name] for name in FIGURES
+    }
+    with pytest.raises(InputError, match="masked"):
+        pack(counting({"new": storage.objects["/raw/new"]}), parameters)
+
+
+@pytest.mark.parametrize("empty", [b"", raw_shard([], compression="gzip")])
+def test_shards_without_sequences_cost_the_sample_nothing(empty: bytes) -> None:
+    """However many they are, and whatever the order in which shards are looked at."""
+    full = some_shards(2, sequences=400)
+    storage = counting(full | {f"empty-{i:03}": empty for i in range(40)})
+    few = foresee(storage, sample_bytes=sum(map(len, full.values())) // 2)
+    assert not few.exact
+    assert few.sequences == pytest.approx(800, rel=0.1)
+    pack(storage)
+    storage.write("/raw/one-more", empty)
+    one_more = foresee(storage)
+    assert one_more.exact
+    assert one_more.sequences == 800
+    assert one_more.output_bytes == pytest.approx(pack(storage).manifest.bytes, rel=0.02)
 
 
 def test_cost_is_the_price_of_the_time() -> None:
