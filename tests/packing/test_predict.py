@@ -204,6 +204,20 @@ def test_the_seed_decides_which_shards_are_looked_at() -> None:
     assert len(set(taken[0])) == len(taken[0]) == 32
 
 
+def test_a_sample_has_all_empty_shards_and_takes_no_record_for_compressed() -> None:
+    contents = {f"empty-{i}": b"" for i in range(40)} | {f"full-{i}": raw_shard([(9, 1)] * 20) for i in range(40)}
+    storage = counting(contents)
+    listed = list_raw_shards(storage, "/raw")
+    taken = take_sample(Overlay(storage), listed, len(contents["full-0"]) * 4, seed=0)
+    names = [shard.name for shard in taken.shards]
+    assert names == sorted(names)
+    assert {name for name in contents if name.startswith("empty")} < set(names)
+    assert {name for name in names if name not in taken.cut} == {name for name in names if name.startswith("empty")}
+    like_zlib = counting({"a": encode_record(bytes(0x178)) * 9})
+    with pytest.raises(InputError, match="expected a whole record in its first 11 bytes"):
+        take_sample(Overlay(like_zlib), list_raw_shards(like_zlib, "/raw"), 11, seed=0)
+
+
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.floats(1, 1000))
 def test_scaling_keeps_the_shape(counts: list[int], factor: float) -> None:
     scaled = scale(Histogram(tuple(counts)), factor)
@@ -233,6 +247,38 @@ def test_nothing_is_read_where_nothing_is_left_to_write() -> None:
     outcome = pack(storage, parameters)
     assert (prediction.bytes_read, outcome.partitions_written) == (0, 0)
     assert_came_true(prediction, outcome)
+
+
+@pytest.mark.parametrize("lost", ["/out/index/shards", "/out/shards"])
+def test_bytes_are_exact_if_all_that_is_left_to_write_was_read(lost: str) -> None:
+    """Whether a part of the packed dataset is kept, as the scan's indexes are lost, or all that is known is read."""
+    storage = counting(some_shards() | {"part-0-empty": b""})
+    pack(storage)
+    storage.write("/raw/part-7", raw_shard(random_sizes(30, seed=7), seed=7))
+    gone = [info.uri for info in storage.list(lost)]
+    for uri in gone if lost.startswith("/out/index") else gone[:1]:
+        storage.delete(uri)
+    if not lost.startswith("/out/index"):
+        storage.delete("/raw/part-7")
+    prediction = foresee(storage)
+    assert prediction.bytes_read == prediction.bytes
+    outcome = pack(storage)
+    assert 0 < outcome.partitions_written < len(outcome.recipe.partitions)
+    assert_came_true(prediction, outcome)
+
+
+def test_of_several_bad_shards_the_one_is_named_that_the_refresh_names() -> None:
+    bad = encode_record(b"no example")
+    storage = counting({"b": raw_shard([(9, 1)]) + bad})
+    pack(storage, max_rejected=1)
+    for name in "dacf":
+        storage.write(f"/raw/{name}", raw_shard([(9, 1)], seed=ord(name)) + bad)
+    for max_rejected in range(5):
+        with pytest.raises(RecordError) as refused:
+            pack(CountingStorage(storage.objects), max_rejected=max_rejected)
+        with pytest.raises(RecordError, match=f"/raw/{'abcdf'[max_rejected]}: record 1") as foreseen:
+            foresee(storage, max_rejected=max_rejected)
+        assert str(foreseen.value) == str(refused.value)
 
 
 def test_the_sample_may_have_masked_tokens_that_only_fit_beside_others() -> None:
