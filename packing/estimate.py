@@ -9,9 +9,10 @@ is there is neither solved nor written again. The sequences of all other partiti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from packing.types import (
 )
 from packing.write import read_written
 
+Statistics = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -52,18 +55,20 @@ def estimate(lookups: StageMap, survey: Survey, request: Request) -> Outlook:
     unread = [shard for shard in survey.new if shard.name not in whole]
     summaries = whole | {shard.name: stand_in(shard, survey.scanned) for shard in unread}
     members = assign_partitions(summaries.values(), request.parameters.partition_bytes)
-    certain = [partition for partition in members if whole.keys() >= set(partition.names)]
-    uncertain = [partition for partition in members if not whole.keys() >= set(partition.names)]
-    look_up = partial(_look_up, destination=request.destination, parameters=request.parameters)
-    expected = [*lookups(look_up, certain), *map(Expected, uncertain)]
-
-    unsolved = [summary for e in expected if not e.solved for summary in e.members.summaries]
-    length = request.parameters.max_sequence_length
-    rest = _sum(
-        histogram_of(segments_of(summary for summary in unsolved if summary.shard.name in whole), length),
-        _of_unread(unread, survey.scanned, length),
+    expected = _look_up(lookups, members, whole, request)
+    counted = (s for e in expected if not e.solved for s in e.members.summaries if s.shard.name in whole)
+    found = _histogram(survey.scanned.summaries, request.parameters)
+    factor = sum(shard.size for shard in unread) / survey.scanned.sample.bytes
+    rest = _add(_histogram(counted, request.parameters), scale(found, factor))
+    statistics, rest_packs, seconds = _solve(expected, rest, request)
+    missing = [e for e in expected if e.written is None]
+    left = Left(
+        packs=rest_packs + sum(e.solved.packs for e in missing if e.solved),
+        partitions=len(missing),
+        raw_bytes=raw_bytes((e.members for e in missing), summaries),
+        kept_bytes=packed_bytes(e.written for e in expected if e.written),
     )
-    return _solve(expected, summaries, rest, request)
+    return Outlook(statistics, left, seconds, exact=False)
 
 
 def stand_in(shard: RawShard, scanned: Scanned) -> ShardSummary:
@@ -88,14 +93,44 @@ def stand_in(shard: RawShard, scanned: Scanned) -> ShardSummary:
     return ShardSummary(shard, "", tuple(segments))
 
 
-def _look_up(storage: Storage, members: Members, *, destination: str, parameters: Parameters) -> Expected:
+def _look_up(
+    lookups: StageMap, partitions: Sequence[Members], known: Collection[str], request: Request
+) -> list[Expected]:
+    """What the store keeps of each partition; there is nothing of one that has a member which is not known."""
+    certain = {members.names for members in partitions if all(name in known for name in members.names)}
+    look = partial(_find, destination=request.destination, parameters=request.parameters)
+    return [
+        *lookups(look, [members for members in partitions if members.names in certain]),
+        *(Expected(members) for members in partitions if members.names not in certain),
+    ]
+
+
+def _find(storage: Storage, members: Members, *, destination: str, parameters: Parameters) -> Expected:
     solved = find_solved(storage, members, destination=destination, parameters=parameters)
     return Expected(members, solved, read_written(storage, solved, destination=destination) if solved else None)
 
 
-def _of_unread(unread: Sequence[RawShard], scanned: Scanned, max_sequence_length: int) -> Histogram:
-    found = histogram_of(segments_of(scanned.summaries), max_sequence_length)
-    return scale(found, sum(shard.size for shard in unread) / scanned.sample.bytes)
+def _solve(expected: Sequence[Expected], rest: Histogram, request: Request) -> tuple[Statistics, int, float]:
+    """Statistics of the answers that there are and that of the `rest`, with a bound for all, as a refresh proves it.
+
+    Also the packs of the rest, and the seconds: every partition takes about as long as the rest as one histogram.
+    """
+    parameters = request.parameters
+    answers = [e.solved for e in expected if e.solved]
+    answered = (summary for e in expected if e.solved for summary in e.members.summaries)
+    histogram = _add(rest, _histogram(answered, parameters))
+    if not histogram.sequences:
+        raise InputError("expected at least one sequence in a sample of the raw shards, found none; check SOURCE")
+    solve_once = cache(partial(solve_histogram, time_limit=request.time_limit))  # in a first refresh the rest is all
+    bound = solve_once(replace(parameters, solver="optimal"), histogram).statistics
+    seconds, packs = bound["solve_seconds"], 0
+    if rest.sequences:
+        solved = solve_once(parameters, rest)
+        answers.extend(solved.partitions)
+        packs = solved.statistics["packs"]
+        unsolved = sum(1 for e in expected if not e.solved)
+        seconds += solved.statistics["solve_seconds"] * math.ceil(unsolved / request.workers)
+    return derived_statistics(parameters, histogram, answers, bound["lower_bound"], rejected=0), packs, seconds
 
 
 def scale(histogram: Histogram, factor: float) -> Histogram:
@@ -107,37 +142,9 @@ def scale(histogram: Histogram, factor: float) -> Histogram:
     return Histogram(tuple(counts.tolist()))
 
 
-def _sum(a: Histogram, b: Histogram) -> Histogram:
+def _add(a: Histogram, b: Histogram) -> Histogram:
     return Histogram(tuple(x + y for x, y in zip(a.counts, b.counts, strict=True)))
 
 
-def _solve(
-    expected: Sequence[Expected], summaries: dict[str, ShardSummary], rest: Histogram, request: Request
-) -> Outlook:
-    """Solve the `rest` beside the answers that there are, and prove a bound for all together, as a refresh does."""
-    parameters = request.parameters
-    answers = [e.solved for e in expected if e.solved]
-    answered = segments_of(summary for e in expected if e.solved for summary in e.members.summaries)
-    histogram = _sum(rest, histogram_of(answered, parameters.max_sequence_length))
-    if not histogram.sequences:
-        raise InputError(f"expected at least one sequence in a sample of {len(summaries)} raw shards, found none")
-    solve_once = cache(partial(solve_histogram, time_limit=request.time_limit))  # in a first refresh the rest is all
-    solved = [solve_once(parameters, rest)] if rest.sequences else []
-    bound = solve_once(replace(parameters, solver="optimal"), histogram)
-    answers.extend(partition for recipe in solved for partition in recipe.partitions)
-
-    missing = [e for e in expected if e.written is None]
-    written = [e for e in expected if e.written is not None]
-    rounds = math.ceil(sum(1 for e in expected if not e.solved) / request.workers)
-    return Outlook(
-        derived_statistics(parameters, histogram, answers, bound.statistics["lower_bound"], rejected=0),
-        Left(
-            packs=sum(answer.packs for answer in answers) - sum(e.solved.packs for e in written if e.solved),
-            partitions=len(missing),
-            raw_bytes=raw_bytes((e.members for e in missing), summaries),
-            kept_bytes=packed_bytes(e.written for e in written if e.written),
-        ),
-        seconds=sum(recipe.statistics["solve_seconds"] for recipe in solved) * rounds
-        + bound.statistics["solve_seconds"],
-        exact=False,
-    )
+def _histogram(summaries: Iterable[ShardSummary], parameters: Parameters) -> Histogram:
+    return histogram_of(segments_of(summaries), parameters.max_sequence_length)
