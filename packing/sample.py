@@ -24,48 +24,49 @@ _STEP, _PIECE = 64 * 1024, 1024 * 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """`shards` as they stand in the overlay, `bytes` of `size` stored ones; `whole` if nothing was left out.
+    """`shards` as they stand in the overlay, sorted by name, which hold `bytes` of the stored ones.
 
-    `bytes_read` counts what was asked of the store, in `seconds`.
+    Of those named in `cut` only the first records are there; `whole` if nothing at all was left out. `bytes_read`
+    counts what was asked of the store, in `seconds`.
     """
 
     shards: tuple[RawShard, ...]
+    cut: frozenset[str]
     bytes: int
-    size: int
     whole: bool
     bytes_read: int
     seconds: float
 
-    @property
-    def share(self) -> float:
-        """How much of the shards the sample is, by stored bytes."""
-        return self.bytes / self.size if self.size else 1.0
-
 
 def take_sample(store: Overlay, shards: Sequence[RawShard], limit: int, seed: int) -> Sample:
-    """Read at most `limit` bytes of `shards`, in an order that `seed` decides.
+    """Read at most `limit` bytes of `shards`, in an order that `seed` decides; those without any cost nothing.
 
     Raises InputError if not one whole record fits, ObjectChangedError if a shard is no longer the listed version.
     """
     size = sum(shard.size for shard in shards)
-    share = limit if size <= limit else max(1, limit // min(SPREAD, len(shards)))
+    filled = sum(1 for shard in shards if shard.size)
+    share = limit if size <= limit else max(1, limit // min(SPREAD, filled))
     taken: list[RawShard] = []
+    cut: set[str] = set()
     used = read = 0
     started = time.monotonic()
-    for shard in sorted(shards, key=lambda shard: _rank(shard, seed)):
-        asked = min(shard.size, share, limit - read)
-        if asked < min(shard.size, share):
+    for shard in sorted(shards, key=lambda shard: (shard.size > 0, _rank(shard, seed))):
+        asked = min(shard.size, share)
+        if asked > limit - read:
             break
-        data = store.read(shard.uri, size=asked, etag=shard.etag)
+        data = store.read(shard.uri, size=asked, etag=shard.etag) if asked else b""
         read += asked
         content, stored = (data, asked) if asked == shard.size else _whole_records(data, shard)
         used += stored
+        if asked < shard.size:
+            cut.add(shard.name)
         info = store.write(shard.uri, content)
         taken.append(RawShard(shard.name, shard.uri, info.size, info.etag))
     seconds = time.monotonic() - started
     if size and not used:
         raise InputError(f"{shards[0].uri}: expected a whole record in its first {share} bytes, found none")
-    return Sample(tuple(taken), used, size, read == size, read, seconds)
+    taken.sort(key=lambda shard: shard.name)
+    return Sample(tuple(taken), frozenset(cut), used, read == size, read, seconds)
 
 
 def _rank(shard: RawShard, seed: int) -> bytes:
@@ -77,10 +78,12 @@ def _whole_records(data: bytes, shard: RawShard) -> tuple[bytes, int]:
 
     Also how many of the stored bytes that is; in a plain shard, those behind the last whole record were read in vain.
     """
-    content, stored = _content(data, shard)
+    if len(data) < HEADER_BYTES:
+        return b"", 0  # too few to tell compressed records from plain ones
     plain = compression_of(data[:HEADER_BYTES]) is None
-    end = 0
+    content, stored, end = data, len(data), 0
     try:
+        content, stored = _content(data, shard)
         while end + HEADER_BYTES <= len(content):
             size = frame_size(content[end : end + HEADER_BYTES])
             if end + size > len(content):

@@ -77,26 +77,40 @@ def solve_partition(
     time_limit: float | None = None,
 ) -> Partition:
     """The partition of these members: from the answer that the store keeps for this input, or else solved and kept."""
-    input_id = partition_input_id(parameters, contents_of(members.summaries), members.records)
-    uri = f"{destination}/index/solved/{input_id}.json"
+    if kept := find_solved(storage, members, destination=destination, parameters=parameters):
+        return kept
+    input_id = _input_id(members, parameters)
     histogram = histogram_of(segments_of(members.summaries), parameters.max_sequence_length)
+    solution = solve(histogram, parameters.max_sequences_per_pack, parameters.solver, time_limit)
+    partition = _partition(input_id, members, solution.strategies, complete=solution.complete)
+    _check_masked(storage, partition, members, destination=destination, parameters=parameters)
+    answer = {"strategies": strategies_to_json(solution.strategies), "complete": solution.complete}
+    write_cached(storage, _answer_uri(destination, input_id), answer)
+    return partition
+
+
+def find_solved(storage: Storage, members: Members, *, destination: str, parameters: Parameters) -> Partition | None:
+    """The partition of these members as the store keeps its answer, or None if it keeps none that holds."""
+    input_id = _input_id(members, parameters)
 
     def parse(answer: Any) -> Partition:
         strategies = strategies_from_json(answer["strategies"])
+        histogram = histogram_of(segments_of(members.summaries), parameters.max_sequence_length)
         try:
             check_strategies(histogram, parameters.max_sequences_per_pack, strategies)
         except VerificationError as exc:
             raise ValueError(str(exc)) from exc
         return _partition(input_id, members, strategies, complete=answer["complete"])
 
-    if kept := read_cached(storage, uri, parse):
-        return kept
-    solution = solve(histogram, parameters.max_sequences_per_pack, parameters.solver, time_limit)
-    partition = _partition(input_id, members, solution.strategies, complete=solution.complete)
-    _check_masked(storage, partition, members, destination=destination, parameters=parameters)
-    answer = {"strategies": strategies_to_json(solution.strategies), "complete": solution.complete}
-    write_cached(storage, uri, answer)
-    return partition
+    return read_cached(storage, _answer_uri(destination, input_id), parse)
+
+
+def _input_id(members: Members, parameters: Parameters) -> str:
+    return partition_input_id(parameters, contents_of(members.summaries), members.records)
+
+
+def _answer_uri(destination: str, input_id: str) -> str:
+    return f"{destination}/index/solved/{input_id}.json"
 
 
 def _partition(input_id: str, members: Members, strategies: tuple[Strategy, ...], *, complete: bool) -> Partition:

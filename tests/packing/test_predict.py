@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from packing import sample
 from packing.adapters import open_storage
 from packing.errors import InputError, RecordError, UsageError
+from packing.estimate import scale
 from packing.in_memory import MemoryStorage
 from packing.listing import list_raw_shards
 from packing.overlay import Overlay
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
 from packing.ports import Buffer, ObjectInfo, byte_view
-from packing.predict import FIGURES, SAMPLE_BYTES, Prediction, predict, prediction_rows, scale
+from packing.predict import FIGURES, SAMPLE_BYTES, Prediction, predict, prediction_rows
 from packing.sample import take_sample
 from packing.scan import scan_shard
 from packing.tfrecord import encode_record
@@ -67,6 +68,7 @@ def foresee(
     sample_bytes: int = SAMPLE_BYTES,
     max_rejected: int = 0,
     price_per_hour: float | None = None,
+    time_limit: float | None = None,
 ) -> Prediction:
     """A dry run that is seen to change nothing and to read no more than it may."""
     before = dict(storage.objects)
@@ -82,6 +84,7 @@ def foresee(
             workers=2,
             max_rejected=max_rejected,
             price_per_hour=price_per_hour,
+            time_limit=time_limit,
             sample_bytes=sample_bytes,
         )
     finally:
@@ -201,11 +204,112 @@ def test_the_seed_decides_which_shards_are_looked_at() -> None:
     assert len(set(taken[0])) == len(taken[0]) == 32
 
 
+def test_a_sample_has_all_empty_shards_and_takes_no_record_for_compressed() -> None:
+    contents = {f"empty-{i}": b"" for i in range(40)} | {f"full-{i}": raw_shard([(9, 1)] * 20) for i in range(40)}
+    storage = counting(contents)
+    listed = list_raw_shards(storage, "/raw")
+    taken = take_sample(Overlay(storage), listed, len(contents["full-0"]) * 4, seed=0)
+    names = [shard.name for shard in taken.shards]
+    assert names == sorted(names)
+    assert {name for name in contents if name.startswith("empty")} < set(names)
+    assert {name for name in names if name not in taken.cut} == {name for name in names if name.startswith("empty")}
+    like_zlib = counting({"a": encode_record(bytes(0x178)) * 9})
+    with pytest.raises(InputError, match="expected a whole record in its first 11 bytes"):
+        take_sample(Overlay(like_zlib), list_raw_shards(like_zlib, "/raw"), 11, seed=0)
+
+
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.floats(1, 1000))
 def test_scaling_keeps_the_shape(counts: list[int], factor: float) -> None:
     scaled = scale(Histogram(tuple(counts)), factor)
     assert scaled.sequences == round(sum(counts) * factor)
     assert np.abs(np.array(scaled.counts) - np.array(counts) * factor).max() <= 1
+
+
+def test_figures_of_a_search_that_the_time_limit_ended_are_not_exact() -> None:
+    storage = counting(some_shards())
+    for time_limit, complete in ((None, True), (1e-9, False), (1000.0, True)):
+        prediction = foresee(storage, time_limit=time_limit)
+        assert prediction.exact == complete
+        assert prediction.sampled_bytes == prediction.bytes
+        assert ("the time limit ended a search" in dict(prediction_rows(prediction))["based on"]) != complete
+    outcome = refresh(storage, stages_of(serial(storage)), "/raw", "/out", SMALL, time_limit=1e-9)
+    assert outcome.recipe.statistics["time_limited"]
+    assert foresee(storage, time_limit=1e-9).exact  # its answer is kept, so the dataset is unchanged
+
+
+def test_nothing_is_read_where_nothing_is_left_to_write() -> None:
+    """Without the one shard of a partition, or without the manifest, what remains is there already."""
+    parameters = replace(SMALL, partition_bytes=1)
+    storage = counting(some_shards())
+    pack(storage, parameters)
+    storage.delete("/raw/part-2")
+    prediction = foresee(storage, parameters)
+    outcome = pack(storage, parameters)
+    assert (prediction.bytes_read, outcome.partitions_written) == (0, 0)
+    assert_came_true(prediction, outcome)
+
+
+@pytest.mark.parametrize("lost", ["/out/index/shards", "/out/shards"])
+def test_bytes_are_exact_if_all_that_is_left_to_write_was_read(lost: str) -> None:
+    """Whether a part of the packed dataset is kept, as the scan's indexes are lost, or all that is known is read."""
+    storage = counting(some_shards() | {"part-0-empty": b""})
+    pack(storage)
+    storage.write("/raw/part-7", raw_shard(random_sizes(30, seed=7), seed=7))
+    gone = [info.uri for info in storage.list(lost)]
+    for uri in gone if lost.startswith("/out/index") else gone[:1]:
+        storage.delete(uri)
+    if not lost.startswith("/out/index"):
+        storage.delete("/raw/part-7")
+    prediction = foresee(storage)
+    assert prediction.bytes_read == prediction.bytes
+    outcome = pack(storage)
+    assert 0 < outcome.partitions_written < len(outcome.recipe.partitions)
+    assert_came_true(prediction, outcome)
+
+
+def test_of_several_bad_shards_the_one_is_named_that_the_refresh_names() -> None:
+    bad = encode_record(b"no example")
+    storage = counting({"b": raw_shard([(9, 1)]) + bad})
+    pack(storage, max_rejected=1)
+    for name in "dacf":
+        storage.write(f"/raw/{name}", raw_shard([(9, 1)], seed=ord(name)) + bad)
+    for max_rejected in range(5):
+        with pytest.raises(RecordError) as refused:
+            pack(CountingStorage(storage.objects), max_rejected=max_rejected)
+        with pytest.raises(RecordError, match=f"/raw/{'abcdf'[max_rejected]}: record 1") as foreseen:
+            foresee(storage, max_rejected=max_rejected)
+        assert str(foreseen.value) == str(refused.value)
+
+
+def test_the_sample_may_have_masked_tokens_that_only_fit_beside_others() -> None:
+    """Two such sequences exceed the masked slots of a pack; among the known ones each finds a place."""
+    parameters = replace(SMALL, max_sequences_per_pack=2)
+    storage = counting({f"known-{i}": raw_shard([(32, 0)] * 20, seed=i) for i in range(2)})
+    pack(storage, parameters)
+    storage.write("/raw/new", raw_shard([(32, 10)] * 6, seed=9))
+    prediction = foresee(storage, parameters)
+    outcome = pack(storage, parameters)
+    assert {name: getattr(prediction, name) for name in FIGURES} == {
+        name: outcome.recipe.statistics[name] for name in FIGURES
+    }
+    with pytest.raises(InputError, match="masked"):
+        pack(counting({"new": storage.objects["/raw/new"]}), parameters)
+
+
+@pytest.mark.parametrize("empty", [b"", raw_shard([], compression="gzip")])
+def test_shards_without_sequences_cost_the_sample_nothing(empty: bytes) -> None:
+    """However many they are, and whatever the order in which shards are looked at."""
+    full = some_shards(2, sequences=400)
+    storage = counting(full | {f"empty-{i:03}": empty for i in range(40)})
+    few = foresee(storage, sample_bytes=sum(map(len, full.values())) // 2)
+    assert not few.exact
+    assert few.sequences == pytest.approx(800, rel=0.1)
+    pack(storage)
+    storage.write("/raw/one-more", empty)
+    one_more = foresee(storage)
+    assert one_more.exact
+    assert one_more.sequences == 800
+    assert one_more.output_bytes == pytest.approx(pack(storage).manifest.bytes, rel=0.02)
 
 
 def test_cost_is_the_price_of_the_time() -> None:
