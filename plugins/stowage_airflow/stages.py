@@ -249,13 +249,13 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
 
 
 def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that all partitions are there, store the manifest and tell MLflow.
+    """Check that all partitions are there, store the manifest and tell MLflow; a retry does the same again.
 
     Returns `recipe_id`, `manifest` and the figures of REPORTED.
     """
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri, point_to
-    from packing.report import mark_current, record_manifest
+    from packing.report import mark_committed, record_manifest
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
@@ -264,15 +264,17 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         recipe = _recipe(storage, destination, solved["recipe_id"])
         uri = manifest_uri(destination, recipe.recipe_id)
         tracker = open_tracker()
-        if not solved["unchanged"]:
+        if solved["unchanged"]:
+            point_to(storage, destination, recipe.recipe_id)
+        else:
             run = tracker.open_run(solved["run_id"])
             written = find_written(storage, destination, recipe)
             announce = partial(record_manifest, run, uri=uri)
             key = signing_key()
             log.info("signed by %s", key.public.fingerprint if key else "nobody, as Airflow finds no stowage_signing")
             commit_recipe(storage, destination, recipe, written, key=key, announce=announce)
-        point_to(storage, destination, recipe.recipe_id)
-        mark_current(tracker, recipe.recipe_id, destination)
+        # From here on nothing fails: the dataset exists, and the asset's event is only emitted by a task that succeeds.
+        mark_committed(tracker, storage, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     figures = {name: recipe.statistics[name] for name in REPORTED}

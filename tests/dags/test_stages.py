@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_storage
+from packing.errors import StorageError, TrackingError
 from packing.in_memory import MemoryStorage, MemoryTracker
 from packing.parallel import serial
+from packing.ports import Buffer, FoundRuns, ObjectInfo
 from packing.predict import FIGURES
 from packing.recipe import read_recipe, recipe_uri
 from packing.verify import require, verify_dataset
@@ -221,6 +223,64 @@ def test_a_person_is_asked_about_what_differs_from_what_is_current(stages: Any, 
     storage.objects.update(more)
     storage.objects["/raw/another"] = raw_shard(random_sizes(9, seed=9), seed=9)
     assert "does not know which one is current" in solve_and_commit()[1]
+
+
+def test_a_commit_says_that_the_dataset_exists_once_it_does_and_is_retried_until_then(
+    stages: Any, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    class Full(MemoryStorage):
+        def write(self, uri: str, data: Buffer) -> ObjectInfo:
+            if "/manifests/" in uri:
+                raise StorageError(f"{uri}: disk full")
+            return super().write(uri, data)
+
+    solved, writes = scan_and_solve(stages, PARAMS)
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    run = stages.open_tracker().runs[solved["run_id"]]
+    full = Full()
+    full.objects = storage.objects
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "open_storage", lambda: full)
+        with pytest.raises(AirflowException, match="disk full") as caught:
+            stages.commit(solved, PARAMS)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert "stowage.manifest" not in run.tags
+    for _ in range(2):
+        committed = stages.commit(solved, PARAMS)
+        assert run.tags["stowage.manifest"] == committed["manifest"]
+        assert committed["manifest"] in storage.objects
+    assert list(stages.open_tracker().runs) == [solved["run_id"]]
+
+
+def test_a_dataset_whose_tag_cannot_be_told_is_committed_and_told_by_a_refresh_that_finds_it(
+    stages: Any, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that failed would never emit the asset's event, as the next refresh finds nothing changed."""
+
+    class GoesAway(MemoryTracker):
+        def find_runs(self, *_: Any, **__: Any) -> FoundRuns:
+            raise TrackingError("connection refused")
+
+    solved, writes = scan_and_solve(stages, PARAMS)
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    tracker = stages.open_tracker()
+    away = GoesAway()
+    away.runs = tracker.runs
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "open_tracker", lambda: away)
+        committed = stages.commit(solved, PARAMS)
+    assert committed["manifest"] in storage.objects
+    assert "connection refused" in caplog.text
+    run = tracker.runs[solved["run_id"]]
+    assert "stowage.manifest" not in run.tags
+    again, _ = scan_and_solve(stages, PARAMS)
+    assert again["unchanged"]
+    assert stages.commit(again, PARAMS) == committed
+    assert run.tags["stowage.manifest"] == committed["manifest"]
 
 
 @pytest.mark.parametrize(
