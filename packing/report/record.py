@@ -113,8 +113,8 @@ def record_manifest(run: Run, manifest: Manifest, signature: Signature | None, *
 def mark_committed(tracker: Tracker, storage: Storage, recipe_id: str, destination: str) -> None:
     """Tell the tracker that the recipe's packed dataset exists and is the current one, if its run was recorded.
 
-    So it is told of the destination's other datasets, where that was not possible when they were committed. This
-    dataset exists by now, whatever the tracker says, so a failure is only a warning, and left to the next refresh.
+    It is also told of the destination's earlier datasets, where that was not possible when they were committed. This
+    one exists by now, whatever the tracker says, so a failure is only a warning, and left to the next refresh.
     """
     uri, name = manifest_uri(destination, recipe_id), registered_name(destination)
     try:
