@@ -151,6 +151,8 @@ def refresh_packed_dataset() -> None:
         with task_errors():
             check_options(context["dag_run"].conf, context["dag"].params)
             stages.check_request(params)
+            if not params["dry_run"]:  # better now than once all is packed
+                stages.key_to_sign_with(required=settings.require_signature)
         groups = stages.list_shards(params, settings.parallel_tasks)
         return [] if params["dry_run"] else groups
 
@@ -206,7 +208,7 @@ def refresh_packed_dataset() -> None:
         """Store the manifest and emit the asset's event, if anything changed."""
         context: Context = get_current_context()
         solved = context["ti"].xcom_pull(task_ids="solve", key="solved")
-        committed = stages.commit(solved, params)
+        committed = stages.commit(solved, params, require_signature=settings.require_signature)
         context["ti"].xcom_push(key="summary", value=stages.summary(committed, unchanged=solved["unchanged"]))
         keep_lineage(context["task"], lambda: stages.datasets(committed, params))
         if not solved["unchanged"]:
@@ -218,7 +220,7 @@ def refresh_packed_dataset() -> None:
     def audit(committed: dict[str, Any], *, params: dict[str, Any]) -> str:
         """Audit the packed dataset, if asked to, and add the report to the recipe's run."""
         skip_unless_asked(params, "audit")
-        return stages.audit(committed, params)
+        return stages.audit(committed, params, require_signature=settings.require_signature)
 
     groups, committed = list_shards(), with_lineage(with_links(commit(), PackedDatasetLink()))
     groups >> predict()

@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             key=key,
         )
     if record:
-        record.mark_current(outcome.recipe)
+        record.mark_committed(outcome.recipe)
     _table([*summary_rows(outcome.recipe), *_refresh_rows(outcome)])
     return {
         "manifest": outcome.manifest_uri,

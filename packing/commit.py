@@ -87,9 +87,9 @@ def commit(
     """Store the manifest of the packed shards `written`, by partition digest, and the pointers to it.
 
     With a `key`, recipe and manifest are signed, and the signature is stored before the manifest. `announce` is called
-    before anything is: what it fails to do is done by the refresh that comes next, whereas nothing is left to do for a
-    refresh that finds the manifest. Raises VerificationError, and stores nothing, if anything is missing or does not
-    add up to the recipe.
+    before anything is stored, so it must not say that the dataset exists. What lets a refresh find the dataset is
+    stored last: one that finds it has nothing left to store. Raises VerificationError, and stores nothing, if anything
+    is missing or does not add up to the recipe.
     """
     missing = [partition.digest for partition in recipe.partitions if partition.digest not in written]
     if missing:
@@ -116,13 +116,13 @@ def commit(
         storage.write(signature_uri(destination, recipe.recipe_id), signature.document)
     uri = manifest_uri(destination, recipe.recipe_id)
     write_manifest(storage, uri, manifest)
+    point_to(storage, destination, recipe.recipe_id)
     pointer = {
         "recipe_id": recipe.recipe_id,
         "manifest_digest": digest(manifest_to_json(manifest)),
         "etags": {entry.shard.uri: entry.etag for entry in stored},
     }
     write_cached(storage, _input_uri(destination, recipe.input_id), pointer)
-    point_to(storage, destination, recipe.recipe_id)
     return manifest
 
 

@@ -85,6 +85,12 @@ class ObjectNotFoundError(StorageError):
     """The store works, but has no such object."""
 
 
+class SecretError(StowageError):
+    """A secret that is required was not found; where it is kept may be away."""
+
+    exit_status = 5
+
+
 class TrackingError(StowageError):
     """The tracking server is unreachable or refused what was sent."""
 

@@ -9,8 +9,11 @@ from packing.types import Manifest, Recipe
 RECIPES = "packing-recipes"
 """The experiment of recipe runs."""
 
+PACKED = "stowage.packed"
+"""The tag of a recipe run that knows all of its packed dataset: the URI of the manifest, which is stored next."""
+
 MANIFEST = "stowage.manifest"
-"""The tag of a recipe run whose packed dataset exists: the URI of its manifest."""
+"""The tag of a recipe run whose packed dataset exists: the URI of the manifest, told once that is stored."""
 
 DESCRIPTION = "mlflow.note.content"
 
@@ -62,6 +65,13 @@ def destination_of(manifest_uri: str) -> str:
 
 
 def find_recipe_run(tracker: Tracker, recipe_id: str, manifest_uri: str) -> TrackedRun | None:
-    """The newest run of the recipe whose packed dataset is that of the manifest, or None if it was not recorded."""
-    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, tags={MANIFEST: manifest_uri}, limit=1)
-    return found.runs[0] if found.runs else None
+    """The newest run of the recipe that led to this manifest, or None if it was not recorded.
+
+    Whoever asks has the manifest, so it does not matter whether the tracker was told that it exists. Older records have
+    no other tag than that which tells it.
+    """
+    for tag in (PACKED, MANIFEST):
+        found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, tags={tag: manifest_uri}, limit=1)
+        if found.runs:
+            return found.runs[0]
+    return None

@@ -155,7 +155,12 @@ class FoundRuns:
 class Tracker(Protocol):
     """Runs in experiments. Every failure is a `TrackingError` with the server's reason."""
 
-    def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> Run: ...
+    def start_run(self, experiment: str, name: str, *, params: Mapping[str, str], tags: Mapping[str, str]) -> Run:
+        """A new run with these params and tags.
+
+        After an error there may be a run that lacks params; it is FAILED, if the server could still be told.
+        """
+        ...
 
     def open_run(self, run_id: str) -> Run:
         """An existing run, to add to; raises RunNotFoundError if there is none, or if it was deleted.

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,15 @@ class MlflowTracker:
         with _translated(self._uri):
             experiment_id = self._experiment_id(experiment)
             run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-            self._client.log_batch(run_id, params=[Param(*param) for param in params.items()], synchronous=True)
-        return MlflowRun(self._client, self._uri, run_id)
+            run = MlflowRun(self._client, self._uri, run_id)
+            try:
+                # MLflow makes a run with tags, but without params.
+                self._client.log_batch(run_id, params=[Param(*param) for param in params.items()], synchronous=True)
+            except BaseException:
+                with suppress(TrackingError):
+                    run.finish("FAILED")
+                raise
+        return run
 
     def open_run(self, run_id: str) -> MlflowRun:
         from mlflow.exceptions import MlflowException

@@ -1,4 +1,8 @@
-"""The recipe's record in the tracker: a run when it is solved, its manifest when it is packed, and what is current."""
+"""The recipe's record in the tracker: a run when it is solved, all of its packed dataset when that is about to exist.
+
+Only once the manifest is stored is the run told that the dataset exists, as a dataset exists when its manifest does. A
+refresh may break off at any step: what it could not tell by then, the next refresh of the destination does.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from packing.commit import find_written, manifest_uri
-from packing.errors import TrackingError
+from packing.errors import InputError, ObjectNotFoundError, StowageError
 from packing.jsonio import digest
-from packing.lineage import DESCRIPTION, MANIFEST, RECIPES, find_recipe_run, packed_dataset, raw_dataset
-from packing.manifest import manifest_bytes
-from packing.ports import Metric, Run, Storage, Tracker
+from packing.lineage import DESCRIPTION, MANIFEST, PACKED, RECIPES, find_recipe_run, packed_dataset, raw_dataset
+from packing.manifest import manifest_bytes, read_manifest
+from packing.ports import Metric, Run, Storage, TrackedRun, Tracker
 from packing.recipe import recipe_bytes, recipe_uri
 from packing.report.figures import recipe_figures
 from packing.report.html import report_page
@@ -29,6 +33,9 @@ TRIGGERED_BY = "stowage.triggered_by"
 SIGNED_BY = "stowage.signed_by"
 DAG_RUN_URL = "airflow.dag_run_url"
 
+RECENT_RUNS = 20
+"""Of a destination, which `mark_committed` looks through for what was not told."""
+
 
 def track_recipe(
     tracker: Tracker,
@@ -39,7 +46,7 @@ def track_recipe(
     tags: Mapping[str, str],
     reused: Collection[str],
 ) -> Run:
-    """Record the recipe as a finished run; `record_manifest` adds what is known when its packed dataset exists.
+    """Record the recipe as a finished run; `record_manifest` adds what is known when all packs are written.
 
     `tags` say who or what asked for it, `reused` are the digests of the partitions that the store holds already.
     """
@@ -91,33 +98,65 @@ def lineage(recipe: Recipe, source: str, destination: str, tags: Mapping[str, st
 
 
 def record_manifest(run: Run, manifest: Manifest, signature: Signature | None, *, uri: str) -> None:
-    """Add to the recipe's run that its packed dataset exists, what it consists of, and who signed it."""
+    """Add to the recipe's run what its packed dataset consists of and who signed it; the manifest is stored next.
+
+    The tag comes last, so a run that has it has all of this. That the dataset exists is not for this to say.
+    """
     run.log_artifacts({"recipe/manifest.json": manifest_bytes(manifest)})
     run.log_inputs([packed_dataset(manifest, uri, "packed")])
     if signature:
         run.log_artifacts({"recipe/recipe.sig.json": signature.document})
         run.set_tags({SIGNED_BY: signature.signed_by})
-    run.set_tags({MANIFEST: uri})
+    run.set_tags({PACKED: uri})
 
 
-def mark_current(tracker: Tracker, recipe_id: str, destination: str) -> None:
-    """Let the alias `current` of the destination's registered name point to this recipe, if its run was recorded.
+def mark_committed(tracker: Tracker, storage: Storage, recipe_id: str, destination: str) -> None:
+    """Tell the tracker that the recipe's packed dataset exists and is the current one, if its run was recorded.
 
-    A recipe has one version, however often it becomes current again. The dataset exists by now, whatever the tracker
-    says, so a failure is only told; the next refresh sets the alias.
+    It is also told of the destination's earlier datasets, where that was not possible when they were committed. This
+    one exists by now, whatever the tracker says, so a failure is only a warning, and left to the next refresh.
     """
     uri, name = manifest_uri(destination, recipe_id), registered_name(destination)
     try:
         if run := find_recipe_run(tracker, recipe_id, uri):
-            tracker.set_current(
-                name,
-                run.run_id,
-                tags={"recipe_id": recipe_id, "manifest": uri},
-                description=f"Recipes of the packed dataset {plain(destination)}. "
-                "The version with the alias `current` is the one that its last refresh led to.",
-            )
-    except TrackingError as exc:
-        log.warning("%s; the alias `current` of %s is left as it is, the next refresh sets it", exc, name)
+            _tell_committed(tracker, storage, run, destination)
+            _set_current(tracker, run.run_id, recipe_id, destination)
+        for other in tracker.find_runs(RECIPES, params={"destination": destination}, limit=RECENT_RUNS).runs:
+            if not run or other.run_id != run.run_id:
+                _tell_committed(tracker, storage, other, destination)
+    except StowageError as exc:
+        log.warning(
+            "%s; the dataset %s is complete, but its run may lack the tag %s, and the alias `current` of %s may be "
+            "that of an earlier recipe; the next refresh mends both",
+            exc, uri, MANIFEST, name,
+        )  # fmt: skip
+
+
+def _tell_committed(tracker: Tracker, storage: Storage, run: TrackedRun, destination: str) -> None:
+    """Let a run that knows all of its packed dataset say that this exists, once it does."""
+    recipe_id = run.params.get("recipe_id", "")
+    uri = manifest_uri(destination, recipe_id)
+    untold = run.tags.get(PACKED) == uri and run.tags.get(MANIFEST) != uri
+    if untold and _is_stored(storage, uri, recipe_id):
+        tracker.open_run(run.run_id).set_tags({MANIFEST: uri})
+
+
+def _is_stored(storage: Storage, uri: str, recipe_id: str) -> bool:
+    try:
+        return read_manifest(storage, uri).recipe_id == recipe_id
+    except (ObjectNotFoundError, InputError):
+        return False
+
+
+def _set_current(tracker: Tracker, run_id: str, recipe_id: str, destination: str) -> None:
+    """Let the alias `current` point to this recipe, which has one version, however often it becomes current again."""
+    tracker.set_current(
+        registered_name(destination),
+        run_id,
+        tags={"recipe_id": recipe_id, "manifest": manifest_uri(destination, recipe_id)},
+        description=f"Recipes of the packed dataset {plain(destination)}. "
+        "The version with the alias `current` is the one that its last refresh led to.",
+    )
 
 
 @dataclass
@@ -141,8 +180,8 @@ class RefreshRecord:
             uri = manifest_uri(self.destination, manifest.recipe_id)
             record_manifest(self.run, manifest, signature, uri=uri)
 
-    def mark_current(self, recipe: Recipe) -> None:
-        mark_current(self.tracker, recipe.recipe_id, self.destination)
+    def mark_committed(self, recipe: Recipe) -> None:
+        mark_committed(self.tracker, self.storage, recipe.recipe_id, self.destination)
 
 
 def registered_name(destination: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from packing.errors import StorageError, StowageError, TrackingError, UsageError
+from packing.errors import SecretError, StorageError, StowageError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -137,12 +137,12 @@ def kubernetes_namespace() -> str:
 
 @contextmanager
 def task_errors() -> Iterator[None]:
-    """Fail at once where a retry would fail in the same way; let storage and tracking errors be retried."""
+    """Fail at once where a retry would fail in the same way; let it retry what depends on servers that may be away."""
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     try:
         yield
-    except (StorageError, TrackingError) as exc:
+    except (StorageError, TrackingError, SecretError) as exc:
         raise AirflowException(str(exc)) from exc
     except StowageError as exc:
         raise AirflowFailException(str(exc)) from exc

@@ -6,6 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from packing.errors import UsageError
+
+SWITCHED_ON, SWITCHED_OFF = ("true", "yes", "on", "1"), ("", "false", "no", "off", "0")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,6 +22,7 @@ class Settings:
     store_pool: str
     price_per_hour: float | None
     approve_above: float | None
+    require_signature: bool
     notify: str
     deadline_minutes: float | None
     train_model: str
@@ -41,6 +46,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     def number(name: str) -> float | None:
         return float(text) if (text := get(name, "")) else None
 
+    def switch(name: str) -> bool:
+        given = get(name, "")
+        if (text := given.strip().lower()) not in (*SWITCHED_ON, *SWITCHED_OFF):
+            raise UsageError(f"STOWAGE_{name}: expected true or false, got {given!r}; leave it out for false")
+        return text in SWITCHED_ON
+
     return Settings(
         source=get("SOURCE", ""),
         destination=get("DESTINATION", ""),
@@ -49,6 +60,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         store_pool=get("STORE_POOL", "default_pool"),
         price_per_hour=number("PRICE_PER_HOUR"),
         approve_above=number("APPROVE_ABOVE"),
+        require_signature=switch("REQUIRE_SIGNATURE"),
         notify=get("NOTIFY", ""),
         deadline_minutes=number("DEADLINE"),
         train_model=get("TRAIN_MODEL", "base"),

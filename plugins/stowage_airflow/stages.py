@@ -9,18 +9,20 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from packing.errors import UsageError
+from packing.errors import SecretError, StowageError, TrackingError, UsageError
 from stowage_airflow.changes import changes_between, describe, exceeding
-from stowage_airflow.connections import open_storage, open_tracker, signing_key, task_errors
+from stowage_airflow.connections import SIGNING_CONNECTION, open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
 if TYPE_CHECKING:
     from packing.ports import InputDataset, Storage
+    from packing.signing import SigningKey
     from packing.types import Parameters, RawShard, Recipe, ShardSummary
     from packing.verify import Check
 
@@ -38,6 +40,9 @@ PARAMETERS = (
 )
 REPORTED = ("sequences", "packs", "gap", "packing_efficiency", "packing_factor")
 """What of a recipe's statistics the commit returns, and the asset's event carries."""
+
+RECORD_PAUSES = (3, 6, 12, 24, 48)
+"""Seconds between the attempts to record an audit, those of the DAG's retries."""
 
 
 def check_request(params: Mapping[str, Any]) -> None:
@@ -59,6 +64,21 @@ def parameters_of(params: Mapping[str, Any]) -> Parameters:
     from packing.types import Parameters
 
     return Parameters(**{name: params[name] for name in PARAMETERS})
+
+
+def key_to_sign_with(*, required: bool) -> SigningKey | None:
+    """The key of `stowage_signing`, if Airflow finds one; raises SecretError if there is none and one is required.
+
+    To Airflow a secrets backend that is away looks as one that has no such connection, and it may come back.
+    """
+    key = signing_key()
+    if required and not key:
+        raise SecretError(
+            f"connection {SIGNING_CONNECTION}: expected a key to sign with, as STOWAGE_REQUIRE_SIGNATURE says, but "
+            "Airflow finds no such connection; see that the secrets backend answers, or set the connection, then clear "
+            "this task: packed shards that are written are kept"
+        )
+    return key
 
 
 def list_shards(params: Mapping[str, Any], parallel_tasks: int) -> list[list[Group]]:
@@ -248,14 +268,14 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
             )
 
 
-def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that all partitions are there, store the manifest and tell MLflow.
+def commit(solved: Mapping[str, Any], params: Mapping[str, Any], *, require_signature: bool = False) -> dict[str, Any]:
+    """Check that all partitions are there, store the manifest and tell MLflow; a retry does the same again.
 
     Returns `recipe_id`, `manifest` and the figures of REPORTED.
     """
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri, point_to
-    from packing.report import mark_current, record_manifest
+    from packing.report import mark_committed, record_manifest
     from packing.uris import absolute
 
     destination = absolute(params["destination"])
@@ -264,15 +284,17 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         recipe = _recipe(storage, destination, solved["recipe_id"])
         uri = manifest_uri(destination, recipe.recipe_id)
         tracker = open_tracker()
-        if not solved["unchanged"]:
-            run = tracker.open_run(solved["run_id"])
+        if solved["unchanged"]:
+            point_to(storage, destination, recipe.recipe_id)
+        else:
+            key = key_to_sign_with(required=require_signature)
+            signer = key.public.fingerprint if key else f"nobody, as Airflow finds no {SIGNING_CONNECTION}"
+            log.info("signed by %s", signer)
+            announce = partial(record_manifest, tracker.open_run(solved["run_id"]), uri=uri)
             written = find_written(storage, destination, recipe)
-            announce = partial(record_manifest, run, uri=uri)
-            key = signing_key()
-            log.info("signed by %s", key.public.fingerprint if key else "nobody, as Airflow finds no stowage_signing")
             commit_recipe(storage, destination, recipe, written, key=key, announce=announce)
-        point_to(storage, destination, recipe.recipe_id)
-        mark_current(tracker, recipe.recipe_id, destination)
+        # From here on nothing fails: the dataset exists, and the asset's event is only emitted by a task that succeeds.
+        mark_committed(tracker, storage, recipe.recipe_id, destination)
     _log_recipe(recipe)
     log.info("manifest: %s", uri)
     figures = {name: recipe.statistics[name] for name in REPORTED}
@@ -300,29 +322,68 @@ def summary(committed: Mapping[str, Any], *, unchanged: bool) -> str:
     return "\n".join([f"**{title}**", "", "| | |", "| --- | --- |", *rows])
 
 
-def audit(committed: Mapping[str, str], params: Mapping[str, Any]) -> str:
+def audit(committed: Mapping[str, str], params: Mapping[str, Any], *, require_signature: bool = False) -> str:
     """Audit the packed dataset and add the report to its recipe's run; fails if the audit does.
 
-    With a key to sign with, the recipe has to be signed with it. Gives what was found in one line.
+    With a key to sign with, the recipe has to be signed with it. Gives what was found in one line. What was found is in
+    the task's log before MLflow is told, and a failed audit fails as such whether or not it could be recorded.
     """
-    from packing.audit.report import record_audit
-    from packing.lineage import find_recipe_run
     from packing.signing import check_signature
     from packing.uris import absolute
     from packing.verify import require
 
     source, manifest = absolute(params["source"]), committed["manifest"]
     with task_errors():
-        checks = _audit_process(manifest, source)
-        if key := signing_key():
-            checks.append(check_signature(open_storage(), manifest, key.public))
-        tracker = open_tracker()
-        if run := find_recipe_run(tracker, committed["recipe_id"], manifest):
-            record_audit(tracker.open_run(run.run_id), checks, manifest=manifest, source=source)
-        else:
-            log.warning("recipe %s has no run in MLflow, so its audit is in this log only", committed["recipe_id"])
+        # First what takes no time and may have to be tried again.
+        key = key_to_sign_with(required=require_signature)
+        signature = [check_signature(open_storage(), manifest, key.public)] if key else []
+        checks = [*_audit_process(manifest, source), *signature]
+        outcome = _outcome(checks)
+        log.info("%s", "; ".join([outcome, *(check.detail for check in signature)]))
+        untold = _record_patiently(committed["recipe_id"], checks, manifest, source)
         require(checks, "audited")
+        if untold:
+            raise TrackingError(
+                f"{manifest}: the audit passed, {outcome}, as this log says line by line, but its report could not be "
+                f"added to the recipe's run: {untold}; once MLflow is back, clear this task, which audits again"
+            ) from untold
+    return outcome
+
+
+def _outcome(checks: Sequence[Check]) -> str:
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        return f"{len(failed)} of {len(checks)} lines fail: {', '.join(failed)}"
     return f"all {len(checks)} lines hold"
+
+
+def _record_patiently(recipe_id: str, checks: Sequence[Check], manifest: str, source: str) -> StowageError | None:
+    """Add the report to the recipe's run, and try that again for a while, as Airflow's retry would audit again.
+
+    Gives the error that is left, or None.
+    """
+    untold: StowageError | None = None
+    for pause in (0, *RECORD_PAUSES):
+        time.sleep(pause)
+        try:
+            _record_audit(recipe_id, checks, manifest, source)
+        except StowageError as exc:
+            log.warning("the audit's report is not in MLflow: %s", exc)
+            untold = exc
+        else:
+            return None
+    return untold
+
+
+def _record_audit(recipe_id: str, checks: Sequence[Check], manifest: str, source: str) -> None:
+    from packing.audit.report import record_audit
+    from packing.lineage import find_recipe_run
+
+    tracker = open_tracker()
+    if run := find_recipe_run(tracker, recipe_id, manifest):
+        record_audit(tracker.open_run(run.run_id), checks, manifest=manifest, source=source)
+    else:
+        log.warning("recipe %s has no run in MLflow, so its audit is in this log only", recipe_id)
 
 
 def _audit_process(manifest: str, source: str) -> list[Check]:

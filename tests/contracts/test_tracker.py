@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -301,6 +302,45 @@ def test_a_server_that_is_away_is_an_error_that_names_it() -> None:
     run = open_tracker(url).open_run("0" * 32)
     with pytest.raises(TrackingError, match=url):
         run.set_tags({"a": "b"})
+
+
+@pytest.mark.slow
+def test_a_run_whose_params_are_refused_has_failed(mlflow_server: Any) -> None:
+    tracker, name = open_tracker(mlflow_server.url), str(uuid.uuid4())
+    with pytest.raises(TrackingError, match="Invalid value"):
+        tracker.start_run("contracts", name, params={"recipe_id": "1", "no name?": "2"}, tags={"name": name})
+    (run,) = tracker.find_runs("contracts", tags={"name": name}).runs
+    assert (run.status, run.name) == ("FAILED", name)
+
+
+def test_a_server_that_goes_away_between_run_and_params_is_named_by_its_first_error() -> None:
+    from mlflow.exceptions import MlflowException
+
+    from packing.adapters.mlflow_tracker import MlflowTracker
+
+    class GoesAway:
+        """MLflow's client, whose server makes a run and is gone."""
+
+        ended = ""
+
+        def get_experiment_by_name(self, _: str) -> SimpleNamespace:
+            return SimpleNamespace(experiment_id="1", lifecycle_stage="active")
+
+        def create_run(self, *_: object, **__: object) -> SimpleNamespace:
+            return SimpleNamespace(info=SimpleNamespace(run_id="0" * 32))
+
+        def log_batch(self, *_: object, **__: object) -> None:
+            raise MlflowException("reset by peer")
+
+        def set_terminated(self, _: str, status: str) -> None:
+            self.ended = status
+            raise MlflowException("connection refused")
+
+    tracker, client = MlflowTracker("http://mlflow"), GoesAway()
+    tracker._client = client
+    with pytest.raises(TrackingError, match=r"http://mlflow: MLflow failed .*reset by peer"):
+        tracker.start_run("contracts", "a run", params={"a": "b"}, tags={})
+    assert client.ended == "FAILED"
 
 
 @pytest.mark.slow

@@ -280,6 +280,30 @@ def test_a_request_that_cannot_work_fails_without_retries(airflow: Airflow, stor
         assert not {"up_for_retry", "success"} & {states[0] for states in list(outcome["tasks"].values())[-1:]}
 
 
+def test_a_key_that_cannot_sign_ends_a_refresh_before_it_begins(airflow: Airflow, storage: Storage) -> None:
+    upload(storage, airflow.environment["STOWAGE_SOURCE"], count=1)
+    odd = {"AIRFLOW_CONN_STOWAGE_SIGNING": json.dumps({"conn_type": "generic", "password": "no key"})}
+    dry, refreshed = Airflow({**airflow.environment, **odd}).run(
+        (REFRESH, {**OPTIONS, "dry_run": True}), (REFRESH, {**OPTIONS, "dry_run": False})
+    )
+    assert dry["state"] == "success", dry["log"]
+    assert (refreshed["state"], refreshed["tasks"]["list_shards"]) == ("failed", ["failed"])
+    assert "connection stowage_signing: password: expected an Ed25519 private key in PEM" in refreshed["log"]
+    assert storage.list(airflow.environment["STOWAGE_DESTINATION"]) == []
+
+
+@pytest.mark.exhaustive
+def test_where_a_signature_is_required_a_refresh_without_a_key_is_tried_again_before_it_begins(
+    airflow: Airflow, storage: Storage
+) -> None:
+    """Which takes as long as its retries."""
+    upload(storage, airflow.environment["STOWAGE_SOURCE"], count=1)
+    (refused,) = Airflow({**airflow.environment, "STOWAGE_REQUIRE_SIGNATURE": "true"}).run((REFRESH, OPTIONS))
+    assert (refused["state"], refused["tasks"]["list_shards"]) == ("failed", ["failed"])
+    assert refused["log"].count("AirflowException: connection stowage_signing: expected a key to sign with") > 1
+    assert storage.list(airflow.environment["STOWAGE_DESTINATION"]) == []
+
+
 def test_dag_files_import_nothing_heavy(airflow_environment: dict[str, str]) -> None:
     import subprocess
     import sys

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +14,13 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_storage
-from packing.in_memory import MemoryStorage, MemoryTracker
+from packing.errors import StorageError, TrackingError
+from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.parallel import serial
+from packing.ports import Buffer, FoundRuns, ObjectInfo
 from packing.predict import FIGURES
 from packing.recipe import read_recipe, recipe_uri
+from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard, store_with
 from tests.packing.test_signing import ANOTHER, KEY
@@ -187,6 +193,128 @@ def test_with_a_key_to_sign_with_a_dataset_is_signed_and_its_signature_audited(
     assert run.tags["stowage.audit"] == "failed"
 
 
+def test_where_a_signature_is_required_nothing_is_committed_or_audited_without_a_key(
+    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the task may be tried again, as the secrets backend may come back."""
+    params, tracker = refreshed
+    solved, writes = scan_and_solve(stages, params)
+    for group in writes:
+        stages.write_group(group, params)
+    before = contents(params["destination"])
+    with refused(match="^connection stowage_signing: expected a key to sign with, .*clear this task"):
+        stages.commit(solved, params, require_signature=True)
+    (run,) = tracker.runs.values()
+    assert not [tag for tag in run.tags if tag.startswith("stowage.")]
+    assert contents(params["destination"]) == before
+
+    monkeypatch.setattr(stages, "signing_key", lambda: KEY)
+    committed = stages.commit(solved, params, require_signature=True)
+    assert check_signature(open_storage(), committed["manifest"], KEY.public).passed
+    monkeypatch.setattr(stages, "signing_key", lambda: None)
+    again, _ = scan_and_solve(stages, params)
+    assert stages.commit(again, params, require_signature=True) == committed, "nothing is left to sign"
+    monkeypatch.setattr(stages, "_audit_process", None)
+    with refused(match="^connection stowage_signing: "):
+        stages.audit(committed, params, require_signature=True)
+    assert "stowage.audit" not in run.tags
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """A task fails so, and is to be tried again."""
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    with pytest.raises(AirflowException, match=match) as caught:
+        yield
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def contents(folder: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+class AwayFor(MemoryTracker):
+    """A server that does not answer the next so many requests for runs."""
+
+    def __init__(self, tracker: MemoryTracker, requests: int) -> None:
+        super().__init__()
+        self.runs, self.requests = tracker.runs, requests
+
+    def find_runs(self, *args: Any, **options: Any) -> FoundRuns:
+        self.requests -= 1
+        if self.requests >= 0:
+            raise TrackingError("connection refused")
+        return super().find_runs(*args, **options)
+
+
+@pytest.fixture
+def audited(
+    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[MemoryRun, list[int]]]:
+    """Audits a dataset with one line that holds or not, while MLflow is away for so many requests.
+
+    Gives the recipe's run, and one number for each audit that was made.
+    """
+    from packing.verify import Check
+
+    params, tracker = refreshed
+    committed = refresh(stages, params)
+    monkeypatch.setattr(stages, "RECORD_PAUSES", (0, 0))
+
+    def audit(*, passes: bool, away: int, error: str = "") -> tuple[MemoryRun, list[int]]:
+        made: list[int] = []
+
+        def process(*_: str) -> list[Check]:
+            made.append(len(made))
+            return [Check("bound", passed=passes, detail="as it was found")]
+
+        monkeypatch.setattr(stages, "_audit_process", process)
+        server = AwayFor(tracker, away)
+        monkeypatch.setattr(stages, "open_tracker", lambda: server)
+        with refused(match=error) if error else nullcontext():
+            stages.audit(committed, params)
+        (run,) = tracker.runs.values()
+        return run, made
+
+    return audit
+
+
+@pytest.mark.parametrize("away", [0, 1, 2])
+def test_what_an_audit_found_is_told_once_mlflow_is_back(
+    audited: Callable[..., tuple[MemoryRun, list[int]]], away: int
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    run, made = audited(passes=True, away=away)
+    assert (run.tags["stowage.audit"], made) == ("passed", [0])
+    with pytest.raises(AirflowFailException, match="bound: as it was found"):
+        audited(passes=False, away=away)
+    assert run.tags["stowage.audit"] == "failed"
+
+
+def test_an_audit_that_passed_and_is_not_recorded_says_both(
+    audited: Callable[..., tuple[MemoryRun, list[int]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    message = "the audit passed, all 1 lines hold, as this log says .* could not be added .*: connection refused; once"
+    run, made = audited(passes=True, away=100, error=message)
+    assert ("stowage.audit" in run.tags, made) == (False, [0])
+    assert "all 1 lines hold" in caplog.text
+
+
+def test_a_failed_audit_fails_as_one_also_if_it_cannot_be_recorded(
+    audited: Callable[..., tuple[MemoryRun, list[int]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(AirflowFailException, match=r"^bound: as it was found$"):
+        audited(passes=False, away=100)
+    assert "1 of 1 lines fail: bound" in caplog.text
+    assert "the audit's report is not in MLflow: connection refused" in caplog.text
+
+
 def test_a_person_is_asked_about_what_differs_from_what_is_current(stages: Any, storage: MemoryStorage) -> None:
     params = {**PARAMS, "approve_above": 10}
 
@@ -221,6 +349,64 @@ def test_a_person_is_asked_about_what_differs_from_what_is_current(stages: Any, 
     storage.objects.update(more)
     storage.objects["/raw/another"] = raw_shard(random_sizes(9, seed=9), seed=9)
     assert "does not know which one is current" in solve_and_commit()[1]
+
+
+def test_a_commit_says_that_the_dataset_exists_once_it_does_and_is_retried_until_then(
+    stages: Any, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    class Full(MemoryStorage):
+        def write(self, uri: str, data: Buffer) -> ObjectInfo:
+            if "/manifests/" in uri:
+                raise StorageError(f"{uri}: disk full")
+            return super().write(uri, data)
+
+    solved, writes = scan_and_solve(stages, PARAMS)
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    run = stages.open_tracker().runs[solved["run_id"]]
+    full = Full()
+    full.objects = storage.objects
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "open_storage", lambda: full)
+        with pytest.raises(AirflowException, match="disk full") as caught:
+            stages.commit(solved, PARAMS)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert "stowage.manifest" not in run.tags
+    for _ in range(2):
+        committed = stages.commit(solved, PARAMS)
+        assert run.tags["stowage.manifest"] == committed["manifest"]
+        assert committed["manifest"] in storage.objects
+    assert list(stages.open_tracker().runs) == [solved["run_id"]]
+
+
+def test_a_dataset_whose_tag_cannot_be_told_is_committed_and_told_by_a_refresh_that_finds_it(
+    stages: Any, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that failed would never emit the asset's event, as the next refresh finds nothing changed."""
+
+    class GoesAway(MemoryTracker):
+        def find_runs(self, *_: Any, **__: Any) -> FoundRuns:
+            raise TrackingError("connection refused")
+
+    solved, writes = scan_and_solve(stages, PARAMS)
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    tracker = stages.open_tracker()
+    away = GoesAway()
+    away.runs = tracker.runs
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "open_tracker", lambda: away)
+        committed = stages.commit(solved, PARAMS)
+    assert committed["manifest"] in storage.objects
+    assert "connection refused" in caplog.text
+    run = tracker.runs[solved["run_id"]]
+    assert "stowage.manifest" not in run.tags
+    again, _ = scan_and_solve(stages, PARAMS)
+    assert again["unchanged"]
+    assert stages.commit(again, PARAMS) == committed
+    assert run.tags["stowage.manifest"] == committed["manifest"]
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_the_private_key_reaches_neither_store_nor_tracker_nor_log(caplog: pytes
     storage, tracker = raw_store(), MemoryTracker()
     record = RefreshRecord(storage, tracker, "/raw", "/out", {})
     outcome = made(storage, on_recipe=record.add_recipe, on_manifest=record.add_manifest)
-    record.mark_current(outcome.recipe)
+    record.mark_committed(outcome.recipe)
     (run,) = tracker.runs.values()
     assert run.tags["stowage.signed_by"] == KEY.public.fingerprint
     assert run.artifacts["recipe/recipe.sig.json"] == storage.objects[parts(outcome)["signature"]]

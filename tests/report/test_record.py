@@ -41,7 +41,7 @@ def recorded(storage: MemoryStorage, tracker: MemoryTracker, destination: str = 
         PARAMETERS,
         **{"on_recipe": record.add_recipe, "on_manifest": record.add_manifest, **options},
     )
-    record.mark_current(outcome.recipe)
+    record.mark_committed(outcome.recipe)
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 from packing.adapters import open_tracker
 from packing.in_memory import MemoryStorage
 from packing.lineage import find_recipe_run, packed_dataset
+from packing.parallel import serial
+from packing.pipeline import refresh
 from packing.recipe import recipe_to_json
+from packing.report import RefreshRecord
 from packing.report.record import registered_name
-from tests.builders import random_sizes, raw_shard, store_with
-from tests.report.test_record import recorded
+from tests.builders import random_sizes, raw_shard, stages_of, store_with
+from tests.report.test_record import PARAMETERS, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +57,26 @@ def test_the_alias_follows_the_refreshes(storage: MemoryStorage, mlflow_server: 
 
     found = Path(download_artifacts(f"runs:/{one[1]}/recipe", tracking_uri=mlflow_server.url))
     assert json.loads((found / "recipe.json").read_bytes())["recipe_id"] == first.recipe.recipe_id
+
+
+def test_a_dataset_of_which_mlflow_was_not_told_is_told_by_the_next_refresh(
+    storage: MemoryStorage, mlflow_server: Any, tmp_path: Path
+) -> None:
+    tracker, destination = open_tracker(mlflow_server.url), f"s3://packed/it's {tmp_path.name}"
+    record = RefreshRecord(storage, tracker, "/raw", destination, {})
+    callbacks = {"on_recipe": record.add_recipe, "on_manifest": record.add_manifest}
+    broken_off = refresh(storage, stages_of(serial(storage)), "/raw", destination, PARAMETERS, **callbacks)
+
+    def tags() -> Mapping[str, str]:
+        run = find_recipe_run(tracker, broken_off.recipe.recipe_id, broken_off.manifest_uri)
+        assert run is not None
+        return run.tags
+
+    assert tags()["stowage.packed"] == broken_off.manifest_uri
+    assert "stowage.manifest" not in tags()
+    assert recorded(storage, tracker, destination).unchanged
+    assert tags()["stowage.manifest"] == broken_off.manifest_uri
+    assert tracker.find_current(registered_name(destination))["recipe_id"] == broken_off.recipe.recipe_id
 
 
 def test_a_recipes_run_and_its_trainings_share_a_dataset(

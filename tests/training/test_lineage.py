@@ -54,6 +54,16 @@ def test_both_runs_name_each_other(storage: MemoryStorage, data: list[Examples])
     assert run.inputs == [packed_dataset(read_manifest(storage, data[0].uri), data[0].uri, "training")]
 
 
+@pytest.mark.parametrize("tags", [{"stowage.packed"}, {"stowage.manifest"}, {"stowage.packed", "stowage.manifest"}])
+def test_the_recipes_run_is_found_whatever_it_says_of_the_manifest(data: list[Examples], tags: set[str]) -> None:
+    """The manifest that is trained on exists; an older record has no other tag, a newer one may not have been told."""
+    tracker = MemoryTracker()
+    recipe, solved = recipe_run(tracker, data[0]), recipe_run(tracker, data[0])
+    recipe.tags, solved.tags = dict.fromkeys(tags, data[0].uri), {}
+    run = tracker.runs[start_run(tracker, "packed", {}, data).run_id]
+    assert run.tags["stowage.recipe_run"] == recipe.run_id
+
+
 def test_trainings_that_start_at_once_are_all_listed(data: list[Examples]) -> None:
     tracker = MemoryTracker()
     recipe = recipe_run(tracker, data[0])
