@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -177,6 +178,7 @@ def test_in_airflows_frame_a_reload_follows_the_run_on(open_page: Open) -> None:
     page = open_page("/plugin/packing")
     frame: FrameLocator = page.frame_locator("iframe")
     frame.get_by_role("navigation", name="Packing").get_by_role("link", name="Refresh or dry run").click()
+    frame.get_by_role("heading", level=1, name="Refresh a packed dataset").wait_for()
     destination = "s3://packed/from-the-frame"
     frame.locator("[name=destination]").fill(destination)
     frame.locator("[name=max_sequence_length]").fill(str(SLOTS))
@@ -202,7 +204,7 @@ def test_following_outlasts_a_server_that_is_away(open_page: Open, site: Site) -
         lambda route: route.abort(),
     ]
     page.route("**/api/v2/dags/*/dagRuns/**", lambda route: failures.pop()(route) if failures else route.continue_())
-    page.goto(f"{REFRESH}?follow={run}")
+    page.goto(f"{REFRESH}?{urlencode({'follow': run})}")
     page.locator("#details table").wait_for(timeout=RUN_MILLISECONDS)
     assert failures == []
     assert page.get_by_role("alert").is_hidden()
