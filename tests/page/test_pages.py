@@ -43,7 +43,8 @@ def test_a_row_links_to_the_dag_run_the_mlflow_run_the_manifest_and_the_training
 def test_links_that_leave_the_page_say_where_they_open(page: Page, tracker: MemoryTracker) -> None:
     track(tracker, small_recipe(), tags=FROM_AIRFLOW)
     outside = [a.attributes for a in page.get("/").all("a") if not a.attributes["href"].startswith(("/stowage", "#"))]
-    assert len(outside) == 2
+    assert len(outside) == 3
+    assert outside[0]["href"] == "/", "back to Airflow"
     for link in outside:
         away = link["href"].startswith(MLFLOW_URL)
         assert (link["target"], link.get("rel")) == (("_blank", "noopener") if away else ("_top", None))
@@ -138,6 +139,50 @@ def test_the_list_searches_twice_however_long_it_is() -> None:
         track(tracker, small_recipe(seed))
     open_page(tracker).get("/")
     assert tracker.searches == 2
+
+
+def test_a_row_shows_the_newest_three_speed_ups_and_leads_to_the_rest(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe)
+    runs = [track_training(tracker, recipe.recipe_id, speedup=1 + number / 10) for number in range(5)]
+    runs.append(track_training(tracker, recipe.recipe_id))
+    for number, run in enumerate(runs):
+        run.started = number
+    parsed = page.get("/")
+    (more,) = parsed.all("details")
+    assert [more.text.count(f"{1 + number / 10:.4f}") for number in range(5)] == [1, 1, 0, 0, 0]
+    assert more.text.split("\n")[1] == "3 more"
+    assert {f"{MLFLOW_URL}/#/runs/{run.run_id}" for run in runs} <= set(parsed.links())
+
+
+def test_every_digest_is_on_the_page_as_text(page: Page, tracker: MemoryTracker) -> None:
+    older, newer = small_recipe(), small_recipe(seed=1)
+    for number, recipe in enumerate((older, newer)):
+        track(tracker, recipe).started = number
+    own = page.get(f"/recipes/{newer.recipe_id}")
+    digests = [shard.sha256 for shard in newer.shards] + [partition.digest for partition in newer.partitions]
+    assert [digest for digest in digests if digest not in own.said()] == []
+    compared = page.get(f"/compare?recipe={older.recipe_id}&recipe={newer.recipe_id}").said()
+    assert [shard.sha256 for shard in (*older.shards, *newer.shards) if shard.sha256 not in compared] == []
+
+
+def test_tables_that_become_cards_keep_their_roles_and_name_their_cells(page: Page, tracker: MemoryTracker) -> None:
+    recipes = [small_recipe(seed) for seed in range(2)]
+    for recipe in recipes:
+        track(tracker, recipe)
+    both = "&".join(f"recipe={recipe.recipe_id}" for recipe in recipes)
+    roles = {"thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
+    seen = 0
+    for path in ("/", f"/compare?{both}"):
+        for element in page.get(path).elements:
+            tables = [parent for parent in element.parents if parent.attributes.get("role") == "table"]
+            if not tables or element.tag not in {*roles, "th"}:
+                continue
+            seen += 1
+            scope = {"col": "columnheader", "row": "rowheader"}.get(element.attributes.get("scope", ""))
+            assert element.attributes.get("role") == roles.get(element.tag, scope), element
+            assert element.tag != "td" or element.attributes.get("data-label"), element
+    assert seen > 100
 
 
 def test_trainings_are_for_those_who_may_read_their_runs(page: Page, tracker: MemoryTracker) -> None:

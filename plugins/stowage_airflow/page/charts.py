@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from stowage_airflow.page.words import whole
-
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 8, 22, 20
+WIDTH, HEIGHT, SIDE, BOTTOM, TOP = 640, 220, 8, 28, 4
+WIDEST, NARROWER = 96, 0.45
+"""So much room has a bar at most; a second series is so much narrower than the first, which is seen on both sides."""
+LARGE, SPILL = 16, 20
+"""A label's character is so wide on narrow screens, where the style sheet enlarges it; a label may stand out so far."""
 
 
 @dataclass(frozen=True)
@@ -22,43 +25,61 @@ class Bar:
 
 
 def bar_chart(bars: Sequence[Bar], title: str, *, labels: int = 8) -> Markup:
-    """Bars side by side, with about so many labels; two series are drawn one over the other."""
-    highest = max((max(bar.first, bar.second or 0) for bar in bars), default=0) or 1
-    step = (WIDTH - 2 * LEFT) / max(len(bars), 1)
-    every = -(-len(bars) // labels)
-    drawn = [_bar(bar, LEFT + step * place, step, highest) for place, bar in enumerate(bars)]
-    named = [
-        Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            LEFT + step * (place + 0.5), HEIGHT - 6, bar.label
-        )
-        for place, bar in enumerate(bars)
-        if place % every == 0
-    ]
+    """Bars side by side, the highest as high as the upper line, with about so many labels; the last bar has one."""
+    top = highest(bars) or 1
+    step = min((WIDTH - 2 * SIDE) / max(len(bars), 1), WIDEST)
+    drawn = [_bar(bar, SIDE + step * (place + 0.5), step, top) for place, bar in enumerate(bars)]
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-label="{title}">'
-        '<text class="scale" x="{left}" y="13">{top}</text>'
-        '<line class="axis" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>{bars}{names}</svg>'
+        '<line class="axis" x1="{left}" x2="{right}" y1="{top}" y2="{top}"/>{bars}'
+        '<line class="axis" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>{names}</svg>'
     ).format(
         w=WIDTH,
         h=HEIGHT,
         title=title,
-        left=LEFT,
-        right=WIDTH - LEFT,
+        left=SIDE,
+        right=WIDTH - SIDE,
+        top=TOP,
         base=HEIGHT - BOTTOM,
-        top=whole(highest),
         bars=Markup("").join(drawn),
-        names=Markup("").join(named),
+        names=Markup("").join(_labels(bars, step, -(-len(bars) // labels))),
     )
 
 
-def _bar(bar: Bar, x: float, step: float, highest: float) -> Markup:
-    drawn = _rectangle("first", x, step, bar.first, highest)
-    return drawn if bar.second is None else drawn + _rectangle("second", x, step, bar.second, highest)
+def highest(bars: Sequence[Bar]) -> float:
+    """What the upper line of the chart stands for."""
+    return max((max(bar.first, bar.second or 0) for bar in bars), default=0)
 
 
-def _rectangle(series: str, x: float, step: float, value: float, highest: float) -> Markup:
-    tall = (HEIGHT - BOTTOM - TOP) * value / highest
-    gap = min(step * 0.2, 12)
+def _labels(bars: Sequence[Bar], step: float, every: int) -> Iterator[Markup]:
+    """The labels of every so many bars; those that have no room when they are large are minor."""
+    large = LARGE * max((len(bar.label) for bar in bars), default=0)
+    major = every * max(math.ceil((large + LARGE) / (step * max(every, 1))), 1)
+    for place, bar in enumerate(bars):
+        before_last = len(bars) - 1 - place
+        if before_last % every:
+            continue
+        middle = SIDE + step * (place + 0.5)
+        inside = middle + large / 2 <= WIDTH + SPILL
+        yield Markup('<text{} x="{:.1f}" y="{}" text-anchor="{}" dominant-baseline="hanging">{}</text>').format(
+            Markup(' class="minor"') if before_last % major else "",
+            middle if inside else WIDTH,
+            HEIGHT - BOTTOM + 6,
+            "middle" if inside else "end",
+            bar.label,
+        )
+
+
+def _bar(bar: Bar, middle: float, step: float, top: float) -> Markup:
+    width = step - min(step * 0.2, 24)
+    drawn = _rectangle("first", middle, width, bar.first, top)
+    if bar.second is None:
+        return drawn
+    return drawn + _rectangle("second", middle, width * NARROWER, bar.second, top)
+
+
+def _rectangle(series: str, middle: float, width: float, value: float, top: float) -> Markup:
+    tall = (HEIGHT - BOTTOM - TOP) * value / top
     return Markup('<rect class="{}" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>').format(
-        series, x + gap / 2, HEIGHT - BOTTOM - tall, step - gap, tall
+        series, middle - width / 2, HEIGHT - BOTTOM - tall, width, tall
     )

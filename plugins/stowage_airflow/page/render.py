@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from stowage_airflow.page import words
 from stowage_airflow.page.access import REFRESH_DAG
-from stowage_airflow.page.charts import Bar, bar_chart
+from stowage_airflow.page.charts import Bar, bar_chart, highest
 from stowage_airflow.page.form import DRY_RUN
 
 _HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ def inline_code(text: str) -> Markup:
 def _bars(rows: Sequence[Mapping[str, Any]], value: str, *ends: str) -> list[Bar]:
     """A bar for each row, named by what it counts: one value, or the two ends of a range."""
     names = (dict.fromkeys(str(row[end]) for end in ends) for row in rows)
-    return [Bar(" to ".join(name), row[value]) for name, row in zip(names, rows, strict=True)]
+    return [Bar("-".join(name), row[value]) for name, row in zip(names, rows, strict=True)]
 
 
 @cache
@@ -127,8 +127,9 @@ def _templates() -> Environment:
         fields=lambda value: asdict(value).items(),
         title_of=lambda name: name.replace("_", " ").capitalize().replace("sha256", "SHA-256"),
         bars=_bars,
-        length_bars=lambda bins: [Bar(str(one.first), one.sequences) for one in bins],
-        paired_bars=lambda bins: [Bar(str(one.first), one.sequences, other.sequences) for one, other in bins],
+        highest=highest,
+        length_bars=lambda bins: [Bar(str(one.last), one.sequences) for one in bins],
+        paired_bars=lambda bins: [Bar(str(one.last), one.sequences, other.sequences) for one, other in bins],
         inline_code=inline_code,
         kebab=lambda name: "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name),
     )

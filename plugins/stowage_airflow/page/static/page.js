@@ -2,6 +2,7 @@
 
 // Airflow's frame lets no link open a window or leave the frame, so Airflow's own document follows such links.
 const framed = window.parent !== window;
+document.documentElement.classList.toggle("framed", framed);
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[target]");
@@ -15,6 +16,15 @@ document.addEventListener("click", (event) => {
   }
   outside.click();
 });
+
+// What scrolls can be focused, to be scrolled by keys; what does not would be a stop for nothing.
+const sizes = new ResizeObserver(() => {
+  for (const region of document.querySelectorAll(".scroll")) {
+    if (region.scrollWidth > region.clientWidth || region === document.activeElement) region.tabIndex = 0;
+    else region.removeAttribute("tabindex");
+  }
+});
+document.querySelectorAll(".scroll, .scroll > table").forEach((part) => sizes.observe(part));
 
 // Two recipes make a comparison; the server says so as well.
 const compare = document.getElementById("compare");
