@@ -44,4 +44,4 @@ def test_the_pages_of_a_recipe_that_mlflow_recorded(mlflow_server: MlflowServer)
 def test_a_server_that_is_away_is_said_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     page = open_page(open_tracker("http://127.0.0.1:9"))
-    assert "check its address and that it runs" in page.get("/", 503).alert()
+    assert "MLflow does not answer" in page.get("/", 503).alert()

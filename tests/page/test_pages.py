@@ -52,11 +52,11 @@ def test_links_that_leave_the_page_say_where_they_open(page: Page, tracker: Memo
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({}, ["recipe only"]),
+        ({}, ["no packed dataset"]),
         ({"stowage.manifest": "s3://m.json"}, ["dataset committed"]),
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "passed"}, ["dataset committed", "audit passed"]),
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "failed"}, ["dataset committed", "audit failed"]),
-        ({"stowage.signed_by": "SHA256:abc"}, ["recipe only", "signature recorded"]),
+        ({"stowage.signed_by": "SHA256:abc"}, ["no packed dataset", "signature recorded"]),
     ],
 )
 def test_the_state_says_what_became_of_a_recipe(
