@@ -8,7 +8,7 @@ import pytest
 
 from demo.servers import MlflowServer
 from packing.adapters import open_tracker
-from packing.report import track_recipe
+from packing.report import mark_current, track_recipe
 from packing.report.record import record_manifest
 from packing.types import Parameters
 from tests.page.builders import DESTINATION, SOURCE, manifest_of, recipe_of
@@ -24,6 +24,7 @@ def test_the_pages_of_a_recipe_that_mlflow_recorded(mlflow_server: MlflowServer)
         run = track_recipe(tracker, recipe, source=SOURCE, destination=DESTINATION, tags={}, reused=())
         uri = f"{DESTINATION}/manifests/{recipe.recipe_id}.json"
         record_manifest(tracker.open_run(run.run_id), manifest_of(recipe), None, uri=uri)
+    mark_current(tracker, recipes[0].recipe_id, DESTINATION)
     training = tracker.start_run("bert-pretraining", "trained", params={"recipe_id": recipes[0].recipe_id}, tags={})
     training.finish()
 
@@ -32,10 +33,13 @@ def test_the_pages_of_a_recipe_that_mlflow_recorded(mlflow_server: MlflowServer)
     assert document["recipe_id"] == recipes[0].recipe_id
     rows = [row for row in page.get(f"/?destination={DESTINATION}").all("tr") if row.attributes.get("data-recipe")]
     assert {row.attributes["data-recipe"] for row in rows} >= {recipe.recipe_id for recipe in recipes}
+    assert [row.attributes["data-recipe"] for row in rows if "current" in row.text] == [recipes[0].recipe_id]
     parsed = page.get(f"/recipes/{recipes[0].recipe_id}")
+    assert "This is the current recipe of its destination" in parsed.said()
     assert "statistics.packs" in check_places(parsed, document)
     assert len(parsed.rows("packed-shards")) == 2
     assert any(link.endswith(f"/#/runs/{training.run_id}") for link in parsed.links())
+    assert "start from the first page" in page.get("/?page=guessed", 400).alert()
     page.get(f"/compare?recipe={recipes[0].recipe_id}&recipe={recipes[1].recipe_id}")
     assert "has no record of it" in page.get(f"/recipes/{'0' * 64}", 404).alert()
 
