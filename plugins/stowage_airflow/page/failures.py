@@ -118,5 +118,6 @@ def _on_bug(request: Request, exc: Exception) -> Response:
 def _error_page(
     request: Request, status: int, title: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    about = getattr(request.state, "about", None)
-    return render(request, "error.html", status=status, headers=headers, title=title, message=message, about=about)
+    values = {"title": title, "message": message, "about": getattr(request.state, "about", None)}
+    # What is not found is what would be downloaded.
+    return render(request, "error.html", status=status, headers=headers, downloads=status != 404, **values)

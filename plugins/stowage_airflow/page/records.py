@@ -114,17 +114,18 @@ def list_records(tracker: Tracker, destination: str, page: str) -> RecordPage:
 
 
 def known_destinations(tracker: Tracker) -> tuple[str, ...]:
-    """Those of the newest recipes."""
-    found = tracker.find_runs(RECIPES)
-    return tuple(dict.fromkeys(record_of(run).destination for run in found.runs))
+    """Those of the newest recipes, as far as the list can be of one of them."""
+    newest = map(record_of, tracker.find_runs(RECIPES).runs)
+    return tuple(dict.fromkeys(record.destination for record in newest if record.can_be_filtered))
 
 
 def find_current(tracker: Tracker, destination: str) -> Current | None:
     """The current recipe of a destination, None if MLflow has none, or does not tell: not all may read its registry."""
+    name = registered_name(destination)
     try:
-        tags = tracker.find_current(registered_name(destination))
+        tags = tracker.find_current(name)
     except TrackingError as exc:
-        log.warning("current recipe of %s: %s", destination, exc)
+        log.warning("%s: which of its recipes is current is not known (%s)", name, exc)
         return None
     recipe_id = tags.get("recipe_id", "")
     return Current(recipe_id, destination, tags.get("manifest", "")) if recipe_id else None
