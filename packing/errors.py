@@ -99,3 +99,15 @@ class TrackingError(StowageError):
 
 class RunNotFoundError(TrackingError):
     """The tracking server works, but has no such run, or has it deleted."""
+
+
+class TrackerAwayError(TrackingError):
+    """The tracking server does not answer, or not in time."""
+
+
+class TrackerRefusedError(TrackingError):
+    """The tracking server does not accept the login, or does not allow it what was asked for."""
+
+
+class TrackerAnswerError(TrackingError):
+    """The tracking server answered with an error, or what answered is no tracking server."""

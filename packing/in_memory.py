@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError
+from packing.errors import ObjectChangedError, ObjectNotFoundError, RunNotFoundError, UsageError
 from packing.ports import (
     NOTHING,
     Buffer,
@@ -164,6 +164,8 @@ class MemoryTracker:
             and tags.items() <= run.tags.items()
             and (not inputs or not {dataset.digest for dataset in run.inputs}.isdisjoint(inputs))
         ]
+        if page and not page.isdecimal():
+            raise UsageError(f"page {page!r}: expected the token of an earlier answer; start from the first page")
         start = int(page or 0)
         more = start + limit < len(found)
         return FoundRuns(tuple(found[start : start + limit]), str(start + limit) if more else "")

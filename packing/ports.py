@@ -182,7 +182,7 @@ class Tracker(Protocol):
         """At most `limit` runs that have these params and tags, newest first; `page` is an earlier `next_page`.
 
         With `inputs`, only runs that have one of these digests among their input datasets. An experiment that does not
-        exist has no runs; deleted runs are left out.
+        exist has no runs; deleted runs are left out. Raises UsageError if `page` is no such token.
         """
         ...
 

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from packing.adapters import mlflow_registry
-from packing.errors import RunNotFoundError, TrackingError, UsageError
+from packing.errors import (
+    RunNotFoundError,
+    TrackerAnswerError,
+    TrackerAwayError,
+    TrackerRefusedError,
+    TrackingError,
+    UsageError,
+)
 from packing.ports import NOTHING, FoundRuns, InputDataset, Metric, Table, TrackedRun, table_bytes
 
 MAX_PARAM_LENGTH = 6000
@@ -26,6 +33,7 @@ _LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _UNKNOWN_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 
 class MlflowTracker:
@@ -96,13 +104,14 @@ class MlflowTracker:
             found = self._client.get_experiment_by_name(experiment)
             if found is None or found.lifecycle_stage == "deleted":
                 return FoundRuns((), "")
-            runs = self._client.search_runs(
-                [found.experiment_id],
-                " and ".join(conditions),
-                max_results=limit,
-                order_by=["attributes.start_time DESC"],
-                page_token=page or None,
-            )
+            with _page_checked(page):
+                runs = self._client.search_runs(
+                    [found.experiment_id],
+                    " and ".join(conditions),
+                    max_results=limit,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=page or None,
+                )
         return FoundRuns(tuple(_recorded(run) for run in runs), runs.token or "")
 
     def read_artifact(self, run_id: str, path: str) -> bytes:
@@ -260,4 +269,36 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, Boto3Error, BotoCoreError, ClientError) as exc:
-        raise TrackingError(f"{uri}: MLflow failed ({exc}); check its address and that it runs") from exc
+        kind, advice = _kind_of(exc)
+        raise kind(f"{uri}: MLflow failed ({exc}); {advice}") from exc
+
+
+def _kind_of(exc: Exception) -> tuple[type[TrackingError], str]:
+    """What kind of failure this is, and what to do about it."""
+    from requests import ConnectionError as NoConnectionError
+    from requests import Timeout
+
+    if _is_refusal(exc):
+        return TrackerRefusedError, "check its user's name, password and permissions"
+    # MLflow's client wraps what `requests` raised.
+    if any(isinstance(cause, NoConnectionError | Timeout) for cause in (exc, exc.__cause__, exc.__context__)):
+        return TrackerAwayError, "check its address and that it runs"
+    return TrackerAnswerError, "check its address and its log"
+
+
+def _is_refusal(exc: Exception) -> bool:
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    return status in {401, 403} or getattr(exc, "error_code", None) in _REFUSED
+
+
+@contextmanager
+def _page_checked(page: str) -> Iterator[None]:
+    """A token that MLflow did not give out is the caller's mistake."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as exc:
+        if not page or exc.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise UsageError(f"page {page!r}: expected the token of an earlier answer; start from the first page") from exc

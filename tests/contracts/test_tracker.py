@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_tracker
-from packing.errors import RunNotFoundError, TrackingError
+from packing.errors import RunNotFoundError, TrackingError, UsageError
 from packing.in_memory import MemoryTracker
 from packing.ports import InputDataset, Metric, Table, Tracker
 
@@ -150,6 +150,8 @@ def test_runs_are_found_page_by_page(tracked: tuple[Tracker, Callable[[str], Rec
         pages.append(tracker.find_runs("paging", limit=2, page=pages[-1].next_page))
     assert [len(page.runs) for page in pages] == [2, 2, 1]
     assert {run.run_id for page in pages for run in page.runs} == started
+    with pytest.raises(UsageError, match="'no token': expected the token of an earlier answer"):
+        tracker.find_runs("paging", limit=2, page="no token")
 
 
 def test_artifacts_can_be_read(tracked: tuple[Tracker, Callable[[str], Recorded]]) -> None:

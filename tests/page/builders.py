@@ -13,6 +13,7 @@ from packing.lineage import dataset_digest
 from packing.manifest import manifest_to_json
 from packing.ports import InputDataset, Metric
 from packing.recipe import contents_of, dataset_input_id, make_partition, make_recipe, partition_input_id, recipe_bytes
+from packing.report.record import registered_name
 from packing.solvers import solve
 from packing.types import (
     Histogram,
@@ -35,10 +36,13 @@ FROM_AIRFLOW = {
 }
 
 
-def recipe_of(shards: Sequence[Sequence[int]], parameters: Parameters, *, rejected: int = 0, seed: int = 0) -> Recipe:
+def recipe_of(
+    shards: Sequence[Sequence[int]], parameters: Parameters, *, rejected: int = 0, seed: int = 0, prefix: str = "part"
+) -> Recipe:
     """The recipe of shards with sequences of these lengths, each shard a partition; the first has rejected records."""
     summaries = [
-        _summary(number, lengths, rejected if number == 0 else 0, seed) for number, lengths in enumerate(shards)
+        _summary(f"{prefix}-{number:05d}.tfrecord", lengths, rejected if number == 0 else 0, seed)
+        for number, lengths in enumerate(shards)
     ]
     partitions = [_partition(summary, lengths, parameters) for summary, lengths in zip(summaries, shards, strict=True)]
     histogram = Histogram.of_lengths([n for lengths in shards for n in lengths], parameters.max_sequence_length)
@@ -47,12 +51,11 @@ def recipe_of(shards: Sequence[Sequence[int]], parameters: Parameters, *, reject
     return make_recipe(input_id, parameters, summaries, histogram, partitions, bound, 0.25)
 
 
-def _summary(number: int, lengths: Sequence[int], rejected: int, seed: int) -> ShardSummary:
-    name = f"part-{number:05d}.tfrecord"
+def _summary(name: str, lengths: Sequence[int], rejected: int, seed: int) -> ShardSummary:
     sha256 = hashlib.sha256(repr((seed, lengths)).encode()).hexdigest()
     counted = tuple((length, count, 1) for length, count in sorted(Counter(lengths).items()))
     segment = Segment(0, 0, len(lengths) + rejected, 0, 1000 * len(lengths), 100 * len(lengths), counted)
-    rejections = tuple(Rejection(name, n, 1000 * n, "76 masked_lm_ids", "<b>75</b>") for n in range(rejected))
+    rejections = tuple(Rejection(name, n, 1000 * n, "76 masked_lm_ids", f"<b>75</b> {name}") for n in range(rejected))
     shard = RawShard(name, f"{SOURCE}/{name}", 1000 * len(lengths), f"etag-{sha256[:8]}")
     return ShardSummary(shard, sha256, (segment,), rejections)
 
@@ -115,6 +118,13 @@ def track(
         run.set_tags({"stowage.manifest": f"{destination}/manifests/{recipe.recipe_id}.json"})
         run.log_artifacts({"recipe/manifest.json": pretty(manifest_to_json(manifest_of(recipe, destination)))})
     return run
+
+
+def make_current(tracker: MemoryTracker, run: MemoryRun) -> None:
+    """Let the tracker say that the recipe of this run is its destination's current one."""
+    recipe_id, destination = run.params["recipe_id"], run.params["destination"]
+    tags = {"recipe_id": recipe_id, "manifest": f"{destination}/manifests/{recipe_id}.json"}
+    tracker.set_current(registered_name(destination), run.run_id, tags=tags, description="recipes")
 
 
 def track_training(tracker: MemoryTracker, recipe_ids: str, speedup: float | None = None) -> MemoryRun:

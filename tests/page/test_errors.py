@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from packing.errors import TrackingError
+from packing.errors import TrackerAwayError
 from packing.in_memory import MemoryTracker
 from packing.ports import FoundRuns
 from packing.types import Recipe
 from tests.page.builders import small_recipe, track
-from tests.page.opened import Page, open_page
+from tests.page.opened import MLFLOW_URL, Page, open_page
 
 
 def altered(change: Callable[[Any], object]) -> Callable[[Recipe, MemoryTracker], None]:
@@ -27,11 +27,6 @@ def altered(change: Callable[[Any], object]) -> Callable[[Recipe, MemoryTracker]
 def replaced(recipe: Recipe, tracker: MemoryTracker) -> None:
     other = track(tracker, small_recipe(seed=1)).artifacts["recipe/recipe.json"]
     track(tracker, recipe).artifacts["recipe/recipe.json"] = other
-
-
-def manifest_of_another(recipe: Recipe, tracker: MemoryTracker) -> None:
-    other = track(tracker, small_recipe(seed=1)).artifacts["recipe/manifest.json"]
-    track(tracker, recipe).artifacts["recipe/manifest.json"] = other
 
 
 def not_recorded(recipe: Recipe, tracker: MemoryTracker) -> None:
@@ -57,7 +52,6 @@ def not_json(recipe: Recipe, tracker: MemoryTracker) -> None:
         (altered(lambda d: d["statistics"].pop("gap")), 502, "not a recipe"),
         (altered(lambda d: d["partitions"][0].update(records=[])), 502, "not a recipe"),
         (replaced, 502, "the artifact was replaced"),
-        (manifest_of_another, 502, "the artifact was replaced"),
     ],
 )
 def test_what_is_missing_or_altered_is_said_instead_of_shown(
@@ -91,14 +85,15 @@ class Away(MemoryTracker):
     """A server that does not answer."""
 
     def find_runs(self, *args: Any, **options: Any) -> FoundRuns:  # noqa: ARG002 - the port's signature
-        raise TrackingError("http://mlflow: MLflow failed (refused); check its address and that it runs")
+        raise TrackerAwayError("http://mlflow?key=secret: MLflow failed (refused)")
 
 
 @pytest.mark.parametrize("path", ["/", f"/recipes/{'a' * 64}", f"/compare?recipe={'a' * 64}&recipe={'b' * 64}"])
 def test_without_mlflow_the_page_says_so(path: str) -> None:
     parsed = open_page(Away()).get(path, 503)
     assert parsed.all("h1")[0].text == "MLflow does not answer"
-    assert "check its address" in parsed.alert()
+    assert "check the address" in parsed.alert()
+    assert "secret" not in parsed.said()
 
 
 class Broken(MemoryTracker):
@@ -114,6 +109,44 @@ def test_a_defect_shows_no_details() -> None:
     assert "ZeroDivisionError" in parsed.alert()
     assert "secret" not in parsed.said()
     assert "Traceback" not in parsed.said()
+
+
+def test_a_page_about_one_record_that_cannot_be_shown_leads_to_the_record(page: Page, tracker: MemoryTracker) -> None:
+    recipe, other = small_recipe(), small_recipe(seed=1)
+    track(tracker, other)
+    altered(lambda d: d["strategies"][0].update(count=99))(recipe, tracker)
+    (run_id,) = [run.run_id for run in tracker.runs.values() if run.params["recipe_id"] == recipe.recipe_id]
+    own = f"/stowage/recipes/{recipe.recipe_id}"
+    for path in (f"/recipes/{recipe.recipe_id}", f"/compare?recipe={recipe.recipe_id}&recipe={other.recipe_id}"):
+        links = page.get(path, 502).links()
+        assert f"{MLFLOW_URL}/#/runs/{run_id}" in links
+        assert {f"{own}/recipe.json?run={run_id}", f"{own}/manifest.json?run={run_id}"} <= set(links)
+
+
+def test_what_is_not_there_is_not_offered(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    without_artifact(recipe, tracker)
+    links = page.get(f"/recipes/{recipe.recipe_id}", 404).links()
+    assert any(link.startswith(MLFLOW_URL) for link in links)
+    assert not any("recipe.json" in link for link in links)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"<html>", b"[]", None])
+def test_a_bad_manifest_takes_nothing_from_its_recipe(
+    page: Page, tracker: MemoryTracker, content: bytes | None
+) -> None:
+    recipe = small_recipe()
+    other = track(tracker, small_recipe(seed=1)).artifacts["recipe/manifest.json"]
+    track(tracker, recipe).artifacts["recipe/manifest.json"] = content or other
+    parsed = page.get(f"/recipes/{recipe.recipe_id}")
+    assert parsed.rows("raw-shards")
+    assert "The copy of the manifest in MLflow is not the one of this recipe" in parsed.said()
+    assert ("the artifact was replaced" if content is None else "not a manifest") in parsed.said()
+    assert any("/manifest.json" in link for link in parsed.links())
+
+
+def test_a_page_of_the_list_that_was_never_linked_is_the_callers_mistake(page: Page) -> None:
+    assert "start from the first page" in page.get("/?page=guessed", 400).alert()
 
 
 @pytest.mark.parametrize("query", ["", "?recipe=a", "?recipe=a&recipe=b&recipe=c"])

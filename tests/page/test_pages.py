@@ -1,20 +1,32 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from packing.errors import TrackerRefusedError
 from packing.in_memory import MemoryTracker
-from packing.ports import FoundRuns, TrackedRun
+from packing.ports import FoundRuns, Metric, TrackedRun
 from packing.report import track_recipe
 from packing.types import Parameters
 from stowage_airflow.connections import mlflow_uri
 from stowage_airflow.page import records
 from stowage_airflow.page.access import may_see_trainings
-from tests.page.builders import DESTINATION, FROM_AIRFLOW, SOURCE, recipe_of, small_recipe, track, track_training
-from tests.page.opened import MLFLOW_URL, Page, open_page
+from tests.page.builders import (
+    DESTINATION,
+    FROM_AIRFLOW,
+    SOURCE,
+    make_current,
+    recipe_of,
+    small_recipe,
+    track,
+    track_training,
+)
+from tests.page.opened import MLFLOW_URL, Page, Parsed, open_page
 from tests.page.test_form import inputs, with_form
 
 PARAMETERS = Parameters(max_sequence_length=24)
@@ -53,11 +65,11 @@ def test_links_that_leave_the_page_say_where_they_open(page: Page, tracker: Memo
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({}, ["recipe only"]),
+        ({}, ["no packed dataset"]),
         ({"stowage.manifest": "s3://m.json"}, ["dataset committed"]),
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "passed"}, ["dataset committed", "audit passed"]),
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "failed"}, ["dataset committed", "audit failed"]),
-        ({"stowage.signed_by": "SHA256:abc"}, ["recipe only", "signature recorded"]),
+        ({"stowage.signed_by": "SHA256:abc"}, ["no packed dataset", "signature recorded"]),
     ],
 )
 def test_the_state_says_what_became_of_a_recipe(
@@ -230,6 +242,144 @@ def test_every_record_of_a_recipe_can_be_opened(page: Page, tracker: MemoryTrack
     for _ in range(100):
         tracker.start_run("packing-recipes", "again", params={"recipe_id": recipe.recipe_id}, tags={})
     assert "s3://packed/first/manifests" in page.get(f"/recipes/{recipe.recipe_id}?run={first.run_id}").said()
+
+
+def test_records_of_one_recipe_are_compared_as_they_were_ticked(page: Page, tracker: MemoryTracker) -> None:
+    recipe, other = small_recipe(), small_recipe(seed=1)
+    runs = [track(tracker, recipe, destination=f"s3://packed/{name}") for name in ("one", "two")]
+    track(tracker, other, destination="s3://packed/three")
+    boxes = [box.attributes for box in page.get("/").all("input") if box.attributes.get("name") == "recipe"]
+    assert len({box["aria-label"] for box in boxes}) == 3
+    ticked = {box["aria-label"].split()[4].rstrip(","): box["value"] for box in boxes}
+    first, second, third = (ticked[f"s3://packed/{name}"] for name in ("one", "two", "three"))
+    for pair in ((first, third), (second, third), (first, second)):
+        said = page.get(f"/compare?recipe={pair[0]}&recipe={pair[1]}").said()
+        shown = {name for name, value in ticked.items() if f"{name} " in f"{said} "}
+        assert shown == {name for name, value in ticked.items() if value in pair}
+    newest = page.get(f"/compare?recipe={recipe.recipe_id}&recipe={other.recipe_id}")
+    assert "s3://packed/two" in newest.said()
+    for again in (recipe.recipe_id, second):
+        alert = page.get(f"/compare?recipe={second}&recipe={again}", 400).alert()
+        assert f"got MLflow run {runs[1].run_id} twice" in alert
+
+
+def test_a_destination_that_mlflow_cannot_look_for_is_named_without_a_link(page: Page, tracker: MemoryTracker) -> None:
+    odd, sound = """s3://packed/"a" and 'b'""", "s3://packed/it's"
+    track(tracker, small_recipe(), destination=odd)
+    track(tracker, small_recipe(seed=1), destination=sound)
+    parsed = page.get("/")
+    assert odd in parsed.said()
+    linked = [link.text for link in parsed.all("a") if "destination=" in link.attributes["href"]]
+    assert linked == [sound]
+
+
+def test_names_that_are_no_text_are_legible_everywhere(page: Page, tracker: MemoryTracker) -> None:
+    prefix, told = os.fsdecode(b"part-\xff\xe9"), "part-\\xff\\xe9"
+    recipes = [recipe_of([[5, 6], [7]], PARAMETERS, rejected=1, seed=seed, prefix=prefix) for seed in range(2)]
+    for recipe in recipes:
+        track(tracker, recipe, destination=f"s3://packed/{prefix}")
+    parsed = page.get(f"/recipes/{recipes[0].recipe_id}")
+    (raw,) = [code for code in parsed.all("code") if code.text == f"{told}-00001.tfrecord"]
+    assert raw.attributes["title"] == f"{SOURCE}/{told}-00001.tfrecord"
+    assert f"<b>75</b> {told}-00000.tfrecord" in parsed.said()  # a rejected record
+    compared = page.get(f"/compare?recipe={recipes[0].recipe_id}&recipe={recipes[1].recipe_id}")
+    assert f"{told}-00001.tfrecord" in compared.said()
+    listed = page.get("/")
+    assert f"s3://packed/{told}" in listed.said()
+    assert f"/stowage/?{urlencode({'destination': f's3://packed/{told}'})}" in listed.links()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("packs", float("nan")),
+        ("packs", 12.5),
+        ("sequences", 1e308),
+        ("gap", -1.0),
+        ("packing_efficiency", 1.5),
+        ("packing_factor", -2.0),
+        ("packing_factor", float("inf")),
+    ],
+)
+def test_what_can_be_no_figure_is_not_shown_as_one(page: Page, tracker: MemoryTracker, name: str, value: float) -> None:
+    track(tracker, small_recipe()).log_metrics([Metric(name, value, 1, 1)])
+    parsed = page.get("/")
+    assert f"statistics.{name}" not in {place for place, _ in parsed.figures()}
+    assert "no valid figure" in parsed.said()
+
+
+@pytest.mark.parametrize("reused", [3.0, -1.0, 0.5, float("nan")])
+def test_more_partitions_than_there_are_were_not_reused(page: Page, tracker: MemoryTracker, reused: float) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe).log_metrics([Metric("partitions_reused", reused, 0, 0)])
+    said = page.get(f"/recipes/{recipe.recipe_id}").said()
+    assert "How many partitions were reused: no valid figure." in said
+    assert "were to be written" not in said
+
+
+def test_a_speed_up_that_can_be_none_is_not_shown_as_one(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe)
+    track_training(tracker, recipe.recipe_id, speedup=-1e308)
+    assert "measured speed-up no valid figure" in page.get("/").said()
+
+
+def test_a_recipe_that_is_still_being_recorded_is_said_to_be(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe, committed=False).status = "RUNNING"
+    assert "being recorded" in page.get("/").said()
+    assert "no packed dataset is committed yet" in page.get(f"/recipes/{recipe.recipe_id}").said()
+
+
+def test_a_destination_is_found_as_it_is_typed_or_the_known_ones_are_offered(
+    page: Page, tracker: MemoryTracker
+) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe)
+    for typed in (DESTINATION, f" {DESTINATION} ", f"{DESTINATION}/", f"{DESTINATION}// "):
+        rows = page.get(f"/?{urlencode({'destination': typed})}").all("tr")
+        assert [row.attributes["data-recipe"] for row in rows[1:]] == [recipe.recipe_id]
+    nothing = page.get(f"/?destination={DESTINATION}-2")
+    assert "must be exactly that of the destination" in nothing.said()
+    assert f"/stowage/?{urlencode({'destination': DESTINATION})}" in nothing.links()
+
+
+def current_rows(parsed: Parsed) -> list[str]:
+    found = [li.parents for li in parsed.all("li") if li.text == "current"]
+    return [parent.attributes["data-run"] for parents in found for parent in parents if "data-run" in parent.attributes]
+
+
+def test_the_current_recipe_of_a_destination_is_marked(page: Page, tracker: MemoryTracker) -> None:
+    older, newer, rejected = (small_recipe(seed) for seed in range(3))
+    first, second = track(tracker, older), track(tracker, newer)
+    make_current(tracker, first)
+    make_current(tracker, second)
+    track(tracker, rejected, committed=False)
+    elsewhere = track(tracker, older, destination="s3://packed/copy")
+    make_current(tracker, elsewhere)
+    assert current_rows(page.get("/")) == []  # of two destinations
+    assert current_rows(page.get(f"/?destination={DESTINATION}")) == [second.run_id]
+    assert current_rows(page.get("/?destination=s3://packed/copy")) == [elsewhere.run_id]
+    assert "This is the current recipe of its destination" in page.get(f"/recipes/{newer.recipe_id}").said()
+    to_newer = f"/stowage/recipes/{newer.recipe_id}?{urlencode({'destination': DESTINATION})}"
+    for recipe, said in ((older, "Not current"), (rejected, "No packed dataset was committed under this record")):
+        parsed = page.get(f"/recipes/{recipe.recipe_id}?destination={DESTINATION}")
+        assert said in parsed.said()
+        assert to_newer in parsed.links()
+    page.get(to_newer.removeprefix("/stowage"))
+    assert "no record of this recipe" in page.get(f"/recipes/{newer.recipe_id}?destination=s3://other", 404).alert()
+
+
+def test_without_a_registry_the_pages_are_there() -> None:
+    class WithoutRegistry(MemoryTracker):
+        def find_current(self, name: str) -> Mapping[str, str]:
+            raise TrackerRefusedError(f"{name}: forbidden")
+
+    closed = WithoutRegistry()
+    recipe = small_recipe()
+    track(closed, recipe)
+    for path in ("/", f"/recipes/{recipe.recipe_id}"):
+        assert "dataset committed" in open_page(closed).get(path).said()
 
 
 def test_another_record_of_the_same_recipe_has_its_own_page(page: Page, tracker: MemoryTracker) -> None:

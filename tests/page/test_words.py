@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stowage_airflow.page.words import describe_gap, percent, seconds, size
+from stowage_airflow.page.words import describe_gap, legible, percent, seconds, size
 
 
 @given(st.integers(1, 10**12), st.integers(0, 10**9))
@@ -44,6 +45,18 @@ def test_without_a_bound_nothing_is_promised(packs: float | None, lower_bound: f
 @given(st.floats(0, 1))
 def test_a_share_below_the_whole_is_never_shown_as_the_whole(share: float) -> None:
     assert (percent(share) == "100.0000 %") == (share == 1)
+
+
+@given(st.binary())
+def test_any_name_can_be_written_down_and_text_stays_as_it_is(name: bytes) -> None:
+    decoded = name.decode(errors="surrogateescape")
+    assert legible(decoded) == name.decode(errors="backslashreplace")
+    assert legible(legible(decoded)) == legible(decoded)
+
+
+def test_bytes_that_are_no_text_are_told_apart() -> None:
+    assert legible(os.fsdecode(b"part-\xff\xc3\xa9.tfrecord")) == "part-\\xffé.tfrecord"
+    assert legible("\ud800\udc41") == "\\ud800\\udc41"
 
 
 @given(st.integers(0, 10**18))

@@ -21,13 +21,13 @@ from starlette.testclient import TestClient
 from packing.in_memory import MemoryTracker
 from tests.page.builders import small_recipe, track, track_training
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "QUERY", "FOO")
 
 
 def main() -> None:
     tracker = MemoryTracker()
     recipe = small_recipe()
-    track(tracker, recipe)
+    runs = [track(tracker, recipe, destination=f"s3://packed/{name}") for name in ("one", "two")]
     track_training(tracker, recipe.recipe_id, speedup=1.75)
     outer = create_app(apps="core")
     (mounted,) = [route for route in outer.routes if isinstance(route, Mount) and route.path == "/stowage"]
@@ -36,7 +36,8 @@ def main() -> None:
 
     mounted.app.dependency_overrides[page_tracker] = lambda: tracker
     values = {"recipe_id": recipe.recipe_id, "digest": digest_of("page.css"), "name": "page.css", "path": "elsewhere"}
-    paths = [path_of(route, values) for route in mounted.app.routes]
+    both = "&".join(f"recipe={recipe.recipe_id}:{run.run_id}" for run in runs)
+    paths = [path_of(route, values, both) for route in mounted.app.routes]
     client = TestClient(outer, raise_server_exceptions=False)
     with ExitStack() as stack:
         users = fab_users(stack) if "fab" in conf.get("core", "auth_manager").lower() else simple_users()
@@ -45,11 +46,11 @@ def main() -> None:
     sys.stdout.write("\n" + json.dumps(answers) + "\n")
 
 
-def path_of(route: Any, values: Mapping[str, str]) -> str:
-    """An address that the route answers, with a query where it needs one."""
+def path_of(route: Any, values: Mapping[str, str], both: str) -> str:
+    """An address that the route answers, with two records where it compares."""
     assert isinstance(route, APIRoute), f"a route of another kind: {route}"
     path = "/stowage" + route.path.replace("{path:path}", "{path}").format(**values)
-    return f"{path}?recipe={values['recipe_id']}&recipe={values['recipe_id']}" if "compare" in path else path
+    return f"{path}?{both}" if "compare" in path else path
 
 
 def walk(client: TestClient, paths: list[str], token: str) -> Iterator[tuple[str, str, int, str]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from packing.errors import InputError, RunNotFoundError, StowageError, TrackingError, UsageError, VerificationError
+from packing.errors import UsageError
 from packing.ports import Tracker
 from stowage_airflow.connections import mlflow_uri, open_tracker
 from stowage_airflow.page import records
@@ -22,15 +22,34 @@ from stowage_airflow.page.access import may_refresh, may_see_recipes, may_see_tr
 from stowage_airflow.page.anatomy import take_apart
 from stowage_airflow.page.artifacts import MANIFEST, RECIPE, Examined, find_manifest, read_recipe
 from stowage_airflow.page.comparison import compare
+from stowage_airflow.page.failures import About, answer_failures
 from stowage_airflow.page.form import Form, prefill, read_form
+from stowage_airflow.page.patience import Gate
 from stowage_airflow.page.render import STATIC, digest_of, media_type, render, respond
 from stowage_airflow.page.words import describe_gap
 
 
 def page_tracker() -> Tracker:
-    """MLflow, asked once more at most: somebody waits for the page."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    """MLflow, with little patience: somebody waits for the page.
+
+    MLflow's client knows no other way than its environment, which it reads at each request. The API server runs no
+    tasks, so only other plugins that use MLflow there share these limits; those that somebody has set remain.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     return open_tracker()
+
+
+async def take_turn(request: Request) -> AsyncIterator[None]:
+    """For routes that ask MLflow."""
+    async with request.app.state.gate.turn():
+        yield
+
+
+async def take_turn_to_prefill(request: Request, recipe: str = "") -> AsyncIterator[None]:
+    """For the form, which asks MLflow only for a recipe: without one it works whatever becomes of MLflow."""
+    async with request.app.state.gate.turn() if recipe else nullcontext():
+        yield
 
 
 Store = Annotated[Tracker, Depends(page_tracker)]
@@ -41,15 +60,6 @@ RefreshForm = Annotated[Form, Depends(read_form)]
 
 _LOOKUPS = ThreadPoolExecutor(8, "packing-page")
 """What a page needs of MLflow is asked for at the same time where it can be."""
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-_STATUS: tuple[tuple[type[StowageError], int, str], ...] = (
-    (RunNotFoundError, 404, "Not found"),
-    (TrackingError, 503, "MLflow does not answer"),
-    (VerificationError, 502, "Altered record"),
-    (InputError, 502, "Unreadable record"),
-    (UsageError, 400, "Not possible"),
-)
 
 
 def create_app() -> FastAPI:
@@ -62,18 +72,19 @@ def create_app() -> FastAPI:
         dependencies=[Depends(may_see_recipes)],
         lifespan=_lifespan,
     )
-    app.get("/")(list_recipes)
-    app.get("/recipes/{recipe_id}")(show_recipe)
-    app.get("/recipes/{recipe_id}/recipe.json")(download_recipe)
-    app.get("/recipes/{recipe_id}/manifest.json")(download_manifest)
-    app.get("/compare")(compare_recipes)
-    app.get("/refresh")(show_form)
-    app.get("/static/{digest}/{name}")(static_file)
-    app.api_route("/{path:path}", methods=list(METHODS))(unknown_path)
-    app.exception_handler(HTTPException)(_on_refusal)
-    app.exception_handler(RequestValidationError)(_on_bad_request)
-    app.exception_handler(StowageError)(_on_error)
-    app.exception_handler(Exception)(_on_bug)
+    app.state.gate = Gate()
+    read, asks = ["GET", "HEAD"], [Depends(take_turn, scope="function")]
+    app.api_route("/", methods=read, dependencies=asks)(list_recipes)
+    app.api_route("/recipes/{recipe_id}", methods=read, dependencies=asks)(show_recipe)
+    app.api_route("/recipes/{recipe_id}/recipe.json", methods=read, dependencies=asks)(download_recipe)
+    app.api_route("/recipes/{recipe_id}/manifest.json", methods=read, dependencies=asks)(download_manifest)
+    app.api_route("/compare", methods=read, dependencies=asks)(compare_recipes)
+    prefills = [Depends(take_turn_to_prefill, scope="function")]
+    app.api_route("/refresh", methods=read, dependencies=prefills)(show_form)
+    app.api_route("/static/{digest}/{name}", methods=read)(static_file)
+    # No methods are all methods, those included that nobody knows: who asks is judged before what is asked for.
+    app.api_route("/{path:path}", methods=[], operation_id="elsewhere")(elsewhere)
+    answer_failures(app)
     return app
 
 
@@ -94,27 +105,41 @@ def list_recipes(
     page: str = "",
 ) -> Response:
     """Recipes, newest first."""
-    found = records.list_records(tracker, destination.strip(), page)
+    wanted = destination.strip().rstrip("/")
+    found = records.list_records(tracker, wanted, page)
+    places = {record.destination for record in found.records}
+    # Each costs two requests, so that of many destinations is not asked for.
+    current = _LOOKUPS.submit(records.find_current, tracker, places.pop()) if len(places) == 1 else None
     return render(
         request,
         "list.html",
         records=found.records,
         next_page=found.next_page,
-        destination=destination.strip(),
+        destination=wanted,
+        known=records.known_destinations(tracker) if wanted and not found.records else (),
         page=page,
         trainings=records.trainings_on(tracker, found.records) if may_see else None,
+        current=current.result() if current else None,
         mlflow_url=mlflow_url,
     )
 
 
 def show_recipe(
-    request: Request, tracker: Store, mlflow_url: MlflowUrl, may_see: MaySeeTrainings, recipe_id: str, run: str = ""
+    request: Request,
+    tracker: Store,
+    mlflow_url: MlflowUrl,
+    may_see: MaySeeTrainings,
+    recipe_id: str,
+    run: str = "",
+    destination: str = "",
 ) -> Response:
-    """One recipe."""
+    """One recipe, in one of its records."""
     trainings = _LOOKUPS.submit(records.trainings_of, tracker, recipe_id) if may_see else None
     every = records.find_records(tracker, recipe_id)
-    record = records.choose_record(every, run)
+    record = records.choose_record(every, run, destination)
+    request.state.about = About(record, mlflow_url)
     manifest = _LOOKUPS.submit(find_manifest, tracker, record)
+    current = _LOOKUPS.submit(records.find_current, tracker, record.destination)
     examined = read_recipe(tracker, record)
     return render(
         request,
@@ -125,7 +150,9 @@ def show_recipe(
         problems=examined.problems,
         gap_word=_gap_word(examined),
         anatomy=take_apart(examined.recipe),
-        manifest=manifest.result(),
+        manifest=manifest.result().manifest,
+        manifest_problem=manifest.result().problem,
+        current=current.result(),
         trainings=trainings.result() if trainings else None,
         mlflow_url=mlflow_url,
     )
@@ -149,18 +176,26 @@ def download_manifest(tracker: Store, recipe_id: str, run: str = "") -> Response
 def _download(tracker: Tracker, recipe_id: str, run: str, path: str, kind: str) -> Response:
     record = records.choose_record(records.find_records(tracker, recipe_id), run)
     content = tracker.read_artifact(record.run_id, path)
-    name = f'attachment; filename="{kind}-{recipe_id[:12]}.json"'
+    name = f'attachment; filename="{kind}-{quote(recipe_id[:12], safe="")}.json"'
     return respond(content, "application/json", headers={"Content-Disposition": name})
 
 
-def compare_recipes(request: Request, tracker: Store, recipe: Annotated[list[str] | None, Query()] = None) -> Response:
-    """Two recipes side by side."""
+def compare_recipes(
+    request: Request, tracker: Store, mlflow_url: MlflowUrl, recipe: Annotated[list[str] | None, Query()] = None
+) -> Response:
+    """Two records side by side, each given by its recipe's id, or by that, a colon and its run's id."""
     if len(recipe or ()) != 2:
         raise UsageError(f"compare: expected two recipes, got {len(recipe or ())}; choose two in the list")
-    chosen = [records.find_records(tracker, recipe_id)[0] for recipe_id in recipe or ()]
+    chosen = [records.open_record(tracker, name) for name in recipe or ()]
     # Older first, in whatever order they were chosen.
     left, right = sorted(chosen, key=lambda record: record.started)
-    older, newer = read_recipe(tracker, left), read_recipe(tracker, right)
+    if left.run_id == right.run_id:
+        raise UsageError(f"compare: expected two records, got MLflow run {left.run_id} twice; choose two in the list")
+    examined = []
+    for record in (left, right):
+        request.state.about = About(record, mlflow_url)
+        examined.append(read_recipe(tracker, record))
+    older, newer = examined
     return render(
         request,
         "compare.html",
@@ -188,39 +223,6 @@ def static_file(digest: str, name: str) -> Response:
     return respond(STATIC[name], media_type(name), headers=cached)
 
 
-def unknown_path() -> Response:
+def elsewhere() -> Response:
     """Whatever else is asked for, once it is known who asks."""
     raise HTTPException(404)
-
-
-_REFUSALS: Mapping[int, tuple[str, str]] = {
-    401: ("Log in first", "Airflow does not know you, or no longer. Log in, then open this page again."),
-    403: ("Not allowed", "You may not read the runs of the DAG refresh_packed_dataset. Ask who administers Airflow."),
-    404: ("Not found", "There is no such page. Start from the list of recipes."),
-}
-
-
-def _on_refusal(request: Request, exc: HTTPException) -> Response:
-    title, message = _REFUSALS.get(exc.status_code, ("Not possible", str(exc.detail)))
-    return _error_page(request, exc.status_code, title, message, exc.headers)
-
-
-def _on_bad_request(request: Request, exc: RequestValidationError) -> Response:
-    where = "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in exc.errors())
-    return _error_page(request, 400, "Not possible", f"The address of this page is not complete ({where}).")
-
-
-def _on_error(request: Request, exc: StowageError) -> Response:
-    status, title = next(((s, t) for kind, s, t in _STATUS if isinstance(exc, kind)), (500, "An error"))
-    return _error_page(request, status, title, str(exc))
-
-
-def _on_bug(request: Request, exc: Exception) -> Response:
-    message = f"The page failed with {type(exc).__name__}. The log of Airflow's API server has the details."
-    return _error_page(request, 500, "An error of this page", message)
-
-
-def _error_page(
-    request: Request, status: int, title: str, message: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    return render(request, "error.html", status=status, headers=headers, title=title, message=message)

@@ -29,6 +29,14 @@ class Examined:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FoundManifest:
+    """A manifest, or what is wrong with the artifact that should be one; neither if there is none."""
+
+    manifest: Manifest | None = None
+    problem: str = ""
+
+
 def read_recipe(tracker: Tracker, record: Record) -> Examined:
     """The recipe of a record.
 
@@ -45,13 +53,18 @@ def read_recipe(tracker: Tracker, record: Record) -> Examined:
     return examined
 
 
-def find_manifest(tracker: Tracker, record: Record) -> Manifest | None:
-    """The manifest of a record, None if it has none as an artifact; raises as `read_recipe` does."""
+def find_manifest(tracker: Tracker, record: Record) -> FoundManifest:
+    """The manifest of a record, which may have none as an artifact."""
     where = f"MLflow run {record.run_id}, {MANIFEST}"
     try:
-        content = tracker.read_artifact(record.run_id, MANIFEST)
+        return FoundManifest(_checked_manifest(tracker.read_artifact(record.run_id, MANIFEST), where, record))
     except RunNotFoundError:
-        return None
+        return FoundManifest()
+    except (InputError, VerificationError) as exc:
+        return FoundManifest(problem=str(exc))
+
+
+def _checked_manifest(content: bytes, where: str, record: Record) -> Manifest:
     manifest = manifest_from_json(parse_document(content, where, "manifest"), where)
     if manifest.recipe_id != record.recipe_id:
         raise VerificationError(

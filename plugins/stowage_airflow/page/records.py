@@ -5,6 +5,7 @@ Older records lack some of it, and nothing is made up in its place.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,24 +13,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from packing.errors import RunNotFoundError
+from packing.errors import RunNotFoundError, TrackingError
 from packing.lineage import RECIPES, dataset_digest
 from packing.ports import NOTHING, TrackedRun, Tracker
+from packing.report.record import registered_name
 from stowage_airflow.page.words import describe_gap, moment
 
 TRAININGS = "bert-pretraining"
 PAGE_ROWS = 25
 LISTED_TRAININGS = 100
 """Of the recipes on one page of the list; a recipe's own page has all."""
-FIGURES = ("sequences", "packs", "lower_bound", "gap", "packing_efficiency", "packing_factor")
+COUNTS = ("sequences", "packs", "lower_bound", "gap", "partitions_reused")
+FIGURES = (*COUNTS, "packing_efficiency", "packing_factor")
+_MOST = 2.0**53
+"""Beyond this MLflow's metrics, which are floats, do not count."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Record:
     """One record of a recipe: a run in the experiment `packing-recipes`.
 
-    `figures` are those of FIGURES and `partitions_reused`, as far as they are recorded; `dag_run` is (DAG id, run id)
-    or None; `manifest` is "" for a recipe whose dataset was not completed.
+    `figures` are those of FIGURES, as far as they are recorded, NaN where no such figure can be; `dag_run` is (DAG id,
+    run id) or None; `manifest` is "" for a recipe whose dataset was not completed.
     """
 
     run_id: str
@@ -40,12 +47,35 @@ class Record:
     figures: Mapping[str, int | float]
     gap_word: str
     started: datetime
+    recording: bool
     failed: bool
     triggered_by: str
     dag_run: tuple[str, str] | None
     manifest: str
     audit: str
     signed_by: str
+
+    @property
+    def name(self) -> str:
+        """What `open_record` opens."""
+        return f"{self.recipe_id}:{self.run_id}"
+
+    @property
+    def can_be_filtered(self) -> bool:
+        """Whether MLflow can look for the destination: its filters have no escapes, so one kind of quotes must do."""
+        return bool(self.destination) and not {"'", '"'} <= set(self.destination)
+
+
+@dataclass(frozen=True)
+class Current:
+    """The recipe to which the last refresh of a destination led."""
+
+    recipe_id: str
+    destination: str
+    manifest: str
+
+    def is_of(self, record: Record) -> bool:
+        return bool(self.manifest) and self.manifest == record.manifest
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,24 @@ def list_records(tracker: Tracker, destination: str, page: str) -> RecordPage:
     return RecordPage(tuple(record_of(run) for run in found.runs), found.next_page)
 
 
+def known_destinations(tracker: Tracker) -> tuple[str, ...]:
+    """Those of the newest recipes, as far as the list can be of one of them."""
+    newest = map(record_of, tracker.find_runs(RECIPES).runs)
+    return tuple(dict.fromkeys(record.destination for record in newest if record.can_be_filtered))
+
+
+def find_current(tracker: Tracker, destination: str) -> Current | None:
+    """The current recipe of a destination, None if MLflow has none, or does not tell: not all may read its registry."""
+    name = registered_name(destination)
+    try:
+        tags = tracker.find_current(name)
+    except TrackingError as exc:
+        log.warning("%s: which of its recipes is current is not known (%s)", name, exc)
+        return None
+    recipe_id = tags.get("recipe_id", "")
+    return Current(recipe_id, destination, tags.get("manifest", "")) if recipe_id else None
+
+
 def find_records(tracker: Tracker, recipe_id: str) -> tuple[Record, ...]:
     """All records of a recipe, newest first; raises RunNotFoundError if there is none."""
     records = tuple(record_of(run) for run in _every_run(tracker, RECIPES, params={"recipe_id": recipe_id}))
@@ -91,12 +139,19 @@ def find_records(tracker: Tracker, recipe_id: str) -> tuple[Record, ...]:
     return records
 
 
-def choose_record(records: Iterable[Record], run_id: str) -> Record:
-    """The record of this run, the newest for ""; raises RunNotFoundError."""
+def choose_record(records: Iterable[Record], run_id: str, destination: str = "") -> Record:
+    """The newest record of this run and of this destination, "" being any; raises RunNotFoundError."""
     for record in records:
-        if run_id in {"", record.run_id}:
+        if run_id in {"", record.run_id} and destination in {"", record.destination}:
             return record
-    raise RunNotFoundError(f"run {run_id}: not a record of this recipe; take it from the list")
+    wanted = f"run {run_id}" if run_id else destination
+    raise RunNotFoundError(f"{wanted}: no record of this recipe; take one from the list")
+
+
+def open_record(tracker: Tracker, name: str) -> Record:
+    """The record with this `Record.name`, for a recipe's id alone its newest; raises RunNotFoundError."""
+    recipe_id, _, run_id = name.partition(":")
+    return choose_record(find_records(tracker, recipe_id), run_id)
 
 
 def trainings_on(tracker: Tracker, records: Iterable[Record]) -> Trainings:
@@ -133,7 +188,7 @@ def _every_run(tracker: Tracker, experiment: str, **wanted: Any) -> Iterator[Tra
 def record_of(run: TrackedRun) -> Record:
     """A run of `packing-recipes`."""
     params, tags = run.params, run.tags
-    figures = {name: _figure(run.metrics[name]) for name in (*FIGURES, "partitions_reused") if name in run.metrics}
+    figures = {name: _figure(name, run.metrics[name]) for name in FIGURES if name in run.metrics}
     dag_run = (tags.get("airflow.dag_id", ""), tags.get("airflow.run_id", ""))
     return Record(
         run_id=run.run_id,
@@ -144,6 +199,7 @@ def record_of(run: TrackedRun) -> Record:
         figures=figures,
         gap_word=describe_gap(figures.get("packs"), figures.get("lower_bound")),
         started=moment(run.started),
+        recording=run.status in {"RUNNING", "SCHEDULED"},
         failed=run.status in {"FAILED", "KILLED"} or "recipe_id" not in params,
         triggered_by=tags.get("stowage.triggered_by") or ("Airflow" if all(dag_run) else "not recorded"),
         dag_run=dag_run if all(dag_run) else None,
@@ -162,10 +218,13 @@ def training_of(run: TrackedRun) -> Training:
         status=run.status,
         started=moment(run.started),
         recipe_ids=tuple(run.params.get("recipe_id", "").split()),
-        speedup=speedup if speedup is not None and math.isfinite(speedup) else None,
+        speedup=None if speedup is None else _figure("speedup", speedup),
     )
 
 
-def _figure(value: float) -> int | float:
-    """MLflow's metrics are all floats."""
-    return int(value) if math.isfinite(value) and value.is_integer() else value
+def _figure(name: str, value: float) -> int | float:
+    """A metric, NaN where the figure of this name cannot be such a number: anybody may log anything to MLflow."""
+    most = 1.0 if name == "packing_efficiency" else _MOST
+    if not 0 <= value <= most or (name in COUNTS and not value.is_integer()):
+        return math.nan
+    return int(value) if value.is_integer() else value

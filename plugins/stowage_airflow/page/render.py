@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -56,7 +57,7 @@ def render(
 ) -> Response:
     """An HTML page."""
     content = _templates().get_template(template).render(**values, root=request.scope["root_path"])
-    return respond(content, "text/html", status=status, headers=headers)
+    return respond(words.legible(content), "text/html", status=status, headers=headers)
 
 
 def digest_of(name: str) -> str:
@@ -78,14 +79,21 @@ def figure(value: float | None, kind: str = "whole", of: str = "") -> Markup | s
     """A number for people that carries its exact value; `of` is its place in the recipe's JSON."""
     if value is None:
         return words.NONE
+    if not math.isfinite(value):
+        return words.INVALID
     place = Markup(' data-of="{}"').format(of) if of else ""
     return Markup('<data value="{}"{}>{}</data>').format(repr(value), place, _KINDS[kind](value))
 
 
 def address(path: str, **query: str) -> str:
     """A path with those of the parameters that are not empty."""
-    given = {name: value for name, value in query.items() if value}
+    given = {name: words.legible(value) for name, value in query.items() if value}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def segment(text: str) -> str:
+    """A text as one part of an address."""
+    return quote(words.legible(text), safe="")
 
 
 def inline_code(text: str) -> Markup:
@@ -123,7 +131,7 @@ def _templates() -> Environment:
         dry_run=DRY_RUN,
     )
     templates.filters.update(
-        segment=lambda text: quote(text, safe=""),
+        segment=segment,
         fields=lambda value: asdict(value).items(),
         title_of=lambda name: name.replace("_", " ").capitalize().replace("sha256", "SHA-256"),
         bars=_bars,

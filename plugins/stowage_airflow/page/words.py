@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 NONE = "not recorded"
+INVALID = "no valid figure"
 FIGURES: tuple[tuple[str, str, str], ...] = (
     ("sequences", "Sequences", "whole"),
     ("packs", "Packs", "whole"),
@@ -81,6 +83,19 @@ def size(value: float) -> str:
     while amount >= 999.95 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
     return f"{amount:,.0f} {_UNITS[0]}" if unit == 0 else f"{amount:,.1f} {_UNITS[unit]}"
+
+
+def legible(text: str) -> str:
+    r"""The text with `\xff` for each byte that is no text, as in the name of a file that is not UTF-8.
+
+    Python has such bytes, and lone halves of JSON's escapes, as characters that no encoding has.
+    """
+    return re.sub("[\ud800-\udfff]", lambda found: _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    byte = code - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else f"\\u{code:04x}"
 
 
 def moment(milliseconds: int) -> datetime:
