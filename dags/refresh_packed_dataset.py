@@ -192,7 +192,7 @@ def refresh_packed_dataset() -> None:
         task_id="approve",
         task_display_name="Ask for approval",
         doc_md="Waits for an answer under *Required Actions* if the new recipe differs from the current one by more "
-        "than the run's **Ask above**. A rejection skips the write and the commit.",
+        "than the run's **Ask above**, or in the shape of packs. A rejection skips the write and the commit.",
         notifiers=notifiers(settings.notify, APPROVAL_WANTED),
         solved_by="solve",
     )

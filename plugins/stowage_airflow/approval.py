@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from datetime import timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -14,6 +17,10 @@ from stowage_airflow.connections import open_storage, open_tracker, task_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from stowage_airflow.notices import Notify
+
+log = logging.getLogger(__name__)
 
 APPROVAL_TIMEOUT = timedelta(days=7)
 
@@ -27,11 +34,12 @@ class ApproveRecipeOperator(ApprovalOperator):
     DAG's tasks.
     """
 
-    def __init__(self, *, solved_by: str, **kwargs: Any) -> None:
+    def __init__(self, *, solved_by: str, notifiers: Sequence[Notify] = (), **kwargs: Any) -> None:
         super().__init__(
             subject="The new recipe for {{ params.destination }} differs from the current one: make it current?",
             body="Filled in when there is something to ask.",
             response_timeout=APPROVAL_TIMEOUT,
+            notifiers=[partial(_notify, notifier) for notifier in notifiers],
             **kwargs,
         )
         self.solved_by = solved_by
@@ -79,3 +87,11 @@ class ApproveRecipeOperator(ApprovalOperator):
 
     def _solved(self, context: Context) -> Any:
         return context["ti"].xcom_pull(task_ids=self.solved_by, key="solved")
+
+
+def _notify(notifier: Notify, context: Context) -> None:
+    """As Airflow does with a task's callbacks: what cannot be sent is logged, and the task goes on."""
+    try:
+        notifier(context)
+    except Exception:
+        log.exception("nobody could be told; the question stands under Required Actions")

@@ -242,3 +242,18 @@ def test_an_answer_is_recorded_wherever_it_can_be(
     word = {"Approve": "approved", "Reject": "rejected"}[chosen]
     expected = None if away else f"{word} by ada, 2026-03-01 10:30 UTC, asked above 10 %"
     assert run.tags.get("stowage.approval") == expected
+
+
+def test_a_notice_that_cannot_be_sent_leaves_the_question() -> None:
+    from stowage_airflow.approval import ApproveRecipeOperator
+
+    told: list[Any] = []
+
+    def unreachable(context: Any) -> None:
+        told.append(context)
+        raise OSError("mail server away")
+
+    operator = ApproveRecipeOperator(task_id="approve", solved_by="solve", notifiers=[unreachable, told.append])
+    for notify in operator.notifiers:
+        notify({"task": operator})
+    assert told == [{"task": operator}] * 2
