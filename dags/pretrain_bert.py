@@ -20,7 +20,7 @@ from airflow.sdk.definitions.context import Context
 
 from stowage_airflow.assets import packed_dataset
 from stowage_airflow.connections import task_errors
-from stowage_airflow.notices import MODEL_TRAINED, RUN_FAILED, notifiers
+from stowage_airflow.notices import MODEL_TRAINED, TRAINING_FAILED, notifiers
 from stowage_airflow.operators import LaunchTrainingOperator
 from stowage_airflow.recipe_links import PackedDatasetLink, with_links
 from stowage_airflow.requests import asks_for_comparison, check_options, choose_manifest
@@ -199,7 +199,7 @@ def from_form(*names: str) -> dict[str, str]:
     max_active_runs=1,
     # Soon enough for what a lost worker costs to stay within a minute (docs/deploy.md, "Celery").
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
-    on_failure_callback=notifiers(settings.notify, RUN_FAILED) or None,
+    on_failure_callback=notifiers(settings.notify, TRAINING_FAILED) or None,
     params=params,
     render_template_as_native_obj=True,
     tags=["stowage", "training"],

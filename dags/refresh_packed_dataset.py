@@ -25,7 +25,7 @@ from stowage_airflow.approval import ApproveRecipeOperator
 from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
 from stowage_airflow.connections import task_errors
 from stowage_airflow.groups import partitions_label, shards_label
-from stowage_airflow.notices import DATASET_REFRESHED, RUN_FAILED, deadline_alerts, notifiers
+from stowage_airflow.notices import APPROVAL_WANTED, DATASET_REFRESHED, REFRESH_FAILED, deadline_alerts, notifiers
 from stowage_airflow.openlineage_facets import keep_lineage, with_lineage
 from stowage_airflow.provenance import provenance_tags
 from stowage_airflow.recipe_links import PackedDatasetLink, RecipeRunLink, SolvedRecipeLink, with_links
@@ -112,8 +112,8 @@ params = {
         type=["number", "null"],
         minimum=0,
         title="Ask above (percent)",
-        description="Wait for a person's approval if sequences are dropped, or efficiency or size change, by more than "
-        "this; empty: never ask.",
+        description="Wait for a person's approval if by more than this sequences are dropped or added, or efficiency "
+        "or size change, or if packs get another shape; empty: never ask.",
         section="Approval",
     ),
     "dry_run": Param(
@@ -135,7 +135,7 @@ params = {
     max_active_runs=1,  # one active refresh per destination
     # The first retry comes soon, as what a lost worker left undone holds up the rest; five last two or three minutes.
     default_args={"retries": 5, "retry_delay": timedelta(seconds=3), "retry_exponential_backoff": 2.0},
-    on_failure_callback=notifiers(settings.notify, RUN_FAILED) or None,
+    on_failure_callback=notifiers(settings.notify, REFRESH_FAILED) or None,
     deadline=deadline_alerts(settings.notify, settings.deadline_minutes) or None,
     params=params,
     user_defined_macros={"shards_label": shards_label, "partitions_label": partitions_label},
@@ -192,7 +192,8 @@ def refresh_packed_dataset() -> None:
         task_id="approve",
         task_display_name="Ask for approval",
         doc_md="Waits for an answer under *Required Actions* if the new recipe differs from the current one by more "
-        "than the run's **Ask above**. A rejection skips the write and the commit.",
+        "than the run's **Ask above**, or in the shape of packs. A rejection skips the write and the commit.",
+        notifiers=notifiers(settings.notify, APPROVAL_WANTED),
         solved_by="solve",
     )
 

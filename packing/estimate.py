@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from packing.errors import InputError
+from packing.listing import source_of
 from packing.outlook import Left, Outlook, packed_bytes, raw_bytes
 from packing.parallel import StageMap
 from packing.partition import Members, assign_partitions
@@ -60,7 +61,7 @@ def estimate(lookups: StageMap, survey: Survey, request: Request) -> Outlook:
     found = _histogram(survey.scanned.summaries, request.parameters)
     factor = sum(shard.size for shard in unread) / survey.scanned.sample.bytes
     rest = _add(_histogram(counted, request.parameters), scale(found, factor))
-    statistics, rest_packs, seconds = _solve(expected, rest, request)
+    statistics, rest_packs, seconds = _solve(expected, rest, request, source_of(survey.shards[0]))
     missing = [e for e in expected if e.written is None]
     left = Left(
         packs=rest_packs + sum(e.solved.packs for e in missing if e.solved),
@@ -110,7 +111,9 @@ def _find(storage: Storage, members: Members, *, destination: str, parameters: P
     return Expected(members, solved, read_written(storage, solved, destination=destination) if solved else None)
 
 
-def _solve(expected: Sequence[Expected], rest: Histogram, request: Request) -> tuple[Statistics, int, float]:
+def _solve(
+    expected: Sequence[Expected], rest: Histogram, request: Request, source: str
+) -> tuple[Statistics, int, float]:
     """Statistics of the answers that there are and that of the `rest`, with a bound for all, as a refresh proves it.
 
     Also the packs of the rest, and the seconds: every partition takes about as long as the rest as one histogram.
@@ -120,7 +123,9 @@ def _solve(expected: Sequence[Expected], rest: Histogram, request: Request) -> t
     answered = (summary for e in expected if e.solved for summary in e.members.summaries)
     histogram = _add(rest, _histogram(answered, parameters))
     if not histogram.sequences:
-        raise InputError("expected at least one sequence in a sample of the raw shards, found none; check SOURCE")
+        raise InputError(
+            f"{source}: expected at least one sequence in a sample of the raw shards, found none; check the prefix"
+        )
     solve_once = cache(partial(solve_histogram, time_limit=request.time_limit))  # in a first refresh the rest is all
     bound = solve_once(replace(parameters, solver="optimal"), histogram).statistics
     seconds, packs = bound["solve_seconds"], 0

@@ -21,3 +21,8 @@ def list_raw_shards(storage: Storage, source: str) -> list[RawShard]:
     if not shards:
         raise InputError(f"{source}: expected raw TFRecord shards, found none; check the prefix")
     return sorted(shards, key=lambda shard: shard.name)
+
+
+def source_of(shard: RawShard) -> str:
+    """The source below which a raw shard was listed."""
+    return shard.uri.removesuffix(f"/{shard.name}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from packing.documents import read_cached, write_cached
 from packing.errors import InputError, VerificationError
+from packing.listing import source_of
 from packing.parallel import Progress, StageMap, tracked
 from packing.partition import Members, assign_partitions
 from packing.plan import always_fits, plan_partition
@@ -51,7 +52,10 @@ def solve_recipe(
     started = time.monotonic()
     histogram = histogram_of(segments_of(summaries), parameters.max_sequence_length)
     if not histogram.sequences:
-        raise InputError(f"expected at least one sequence in {len(summaries)} raw shards, found none; check SOURCE")
+        raise InputError(
+            f"{source_of(summaries[0].shard)}: expected at least one sequence in {len(summaries)} raw shards, found "
+            "none; check the prefix"
+        )
     members = assign_partitions(summaries, parameters.partition_bytes)
     solves = stage_map(
         partial(solve_partition, destination=destination, parameters=parameters, time_limit=time_limit), members

@@ -34,7 +34,7 @@ SIGNED_BY = "stowage.signed_by"
 DAG_RUN_URL = "airflow.dag_run_url"
 
 RECENT_RUNS = 20
-"""Of a destination, which `mark_committed` looks through for what was not told."""
+"""Of a destination or a recipe, which are looked through for what was not told or not finished."""
 
 
 def track_recipe(
@@ -48,7 +48,9 @@ def track_recipe(
 ) -> Run:
     """Record the recipe as a finished run; `record_manifest` adds what is known when all packs are written.
 
-    `tags` say who or what asked for it, `reused` are the digests of the partitions that the store holds already.
+    `tags` say who or what asked for it, `reused` are the digests of the partitions that the store holds already. A
+    refresh that was rejected or broke off leaves a run without a packed dataset; the next one of this recipe goes on
+    with that, and says who asked last.
     """
     params = {
         "recipe_id": recipe.recipe_id,
@@ -61,8 +63,12 @@ def track_recipe(
     places = lineage(recipe, source, destination, tags)
     text = description(recipe, tables["top_strategies"], places)
     name = f"recipe-{recipe.recipe_id[:12]}"
-    run = tracker.start_run(RECIPES, name, params=params, tags={**tags, DESCRIPTION: text})
+    tags = {**tags, DESCRIPTION: text}
+    run = _find_open_run(tracker, recipe.recipe_id, source, destination) or tracker.start_run(
+        RECIPES, name, params=params, tags=tags
+    )
     try:
+        run.set_tags(tags)
         now = time.time_ns() // 1_000_000
         numbers = {key: value for key, value in recipe.statistics.items() if not isinstance(value, str)}
         numbers["partitions_reused"] = len(reused)
@@ -82,6 +88,16 @@ def track_recipe(
         raise
     run.finish()
     return run
+
+
+def _find_open_run(tracker: Tracker, recipe_id: str, source: str, destination: str) -> Run | None:
+    """The recipe's newest run between these places, if it was recorded in full and no packed dataset came of it yet."""
+    places = {"source": source, "destination": destination}
+    runs = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, limit=RECENT_RUNS).runs
+    newest = next((run for run in runs if places.items() <= run.params.items()), None)
+    if newest and newest.status == "FINISHED" and MANIFEST not in newest.tags:
+        return tracker.open_run(newest.run_id)
+    return None
 
 
 def lineage(recipe: Recipe, source: str, destination: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:

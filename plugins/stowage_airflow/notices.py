@@ -38,12 +38,31 @@ class Notice:
 
 _BASE = conf.get("api", "base_url", fallback="").rstrip("/")
 _RUN = f"{_BASE}/dags/{{{{ dag.dag_id }}}}/runs/{{{{ run_id | urlencode }}}}"
+# The DAG processor knows the task that failed last; if a run fails without one, it knows the run only.
+_FAILED = (
+    "The run {{ run_id }} of {{ dag.dag_id }} failed"
+    "{% if ti is defined %} in the task {{ ti.task_id }}, whose log says why: {{ ti.log_url }}{% endif %}. "
+)
 
-RUN_FAILED = Notice(
-    "{{ dag.dag_id }} failed",
-    "The run {{ run_id }} of {{ dag.dag_id }} failed. "
-    "What was current before it still is. Read the failed task's log, mend what it names, and clear that task: what is "
-    f"done already is not done again. {_RUN}",
+REFRESH_FAILED = Notice(
+    "{{ dag.dag_id }} failed{% if ti is defined %}: {{ ti.task_id }}{% endif %}",
+    _FAILED + "{% if ti is defined and ti.task_id == 'audit' %}The packed dataset was committed before and is the "
+    "current one; trainings may have begun with it. If its audit failed, do not use it: mend what the log names, and "
+    "trigger the DAG again with Audit. "
+    "{% else %}What was current before it still is. Mend what the log names, then trigger the DAG again: what is done "
+    "already is not done again. {% endif %}"
+    f"All of the run: {_RUN}",
+)
+TRAINING_FAILED = Notice(
+    "{{ dag.dag_id }} failed{% if ti is defined %}: {{ ti.task_id }}{% endif %}",
+    f"{_FAILED}Mend what the log names, and clear that task: a training goes on from its last checkpoint. If the "
+    f"run's options were wrong, trigger the DAG again with others. All of the run: {_RUN}",
+)
+APPROVAL_WANTED = Notice(
+    "{{ dag.dag_id }} waits for an approval",
+    "{{ task.body.splitlines()[0] }} Approve or reject it within {{ task.response_timeout.days }} days; until then no "
+    "other refresh starts. The question with all figures: "
+    f"{_RUN}/tasks/{{{{ ti.task_id }}}}/required_actions",
 )
 DATASET_REFRESHED = Notice(
     "{{ dag.dag_id }}: {{ 'nothing changed' if ti.xcom_pull(task_ids='solve', key='solved')['unchanged'] "
@@ -78,17 +97,34 @@ def deadline_alerts(targets: str, minutes: float | None) -> list[DeadlineAlert]:
     """
     if minutes is None:
         return []
-    callbacks = [AsyncCallback(path, kwargs=dict(arguments)) for path, arguments in _targets(targets, RUN_LATE)]
+    callbacks = [
+        AsyncCallback(notify_of_late_run, kwargs={"notifier": path, "arguments": dict(arguments)})
+        for path, arguments in _targets(targets, RUN_LATE)
+    ]
     return [
         DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(minutes=minutes), callback, name="late")
         for callback in callbacks or [AsyncCallback(log_late_run)]
     ]
 
 
+async def notify_of_late_run(context: Mapping[str, Any], notifier: str, arguments: Mapping[str, Any]) -> None:
+    """A deadline's callback that sends a notice."""
+    if not _has_ended(context):
+        notice = resolve_name(notifier)(**arguments)
+        notice.context = context
+        await notice
+
+
 async def log_late_run(context: Mapping[str, Any]) -> None:
     """A deadline's callback where nobody is to be notified."""
     run, deadline = context["dag_run"], context["deadline"]
-    log.warning("run %s of %s has not ended by %s", run["dag_run_id"], run["dag_id"], deadline["deadline_time"])
+    if not _has_ended(context):
+        log.warning("run %s of %s has not ended by %s", run["dag_run_id"], run["dag_id"], deadline["deadline_time"])
+
+
+def _has_ended(context: Mapping[str, Any]) -> bool:
+    """Airflow keeps the deadlines of runs that failed, and reads the run's state when the deadline has passed."""
+    return context["dag_run"]["state"] in ("failed", "success")
 
 
 def _targets(targets: str, notice: Notice) -> list[tuple[str, Mapping[str, Any]]]:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import SecretError, StowageError, TrackingError, UsageError
-from stowage_airflow.changes import changes_between, describe, exceeding
 from stowage_airflow.connections import SIGNING_CONNECTION, open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
@@ -192,51 +191,6 @@ def _admitted(
     scan = partial(scan_shard, destination=destination, max_rejected=max_rejected)
     summaries = list(threads(storage, LOOKUPS)(scan, shards))
     return admit(storage, summaries, parameters, destination=destination, max_rejected=max_rejected)
-
-
-def approval_question(solved: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    """What to ask a person before the write, in Markdown; "" if nothing is to be asked.
-
-    Current is the recipe that MLflow's registry says is. Where it does not know one although there are packed datasets
-    below the destination, a person decides about whatever is new.
-    """
-    from packing.report.record import registered_name
-    from packing.uris import absolute
-
-    threshold, destination = params["approve_above"], absolute(params["destination"])
-    if threshold is None:
-        return ""
-    with task_errors():
-        storage = open_storage()
-        current_id = open_tracker().find_current(registered_name(destination)).get("recipe_id", "")
-        if not current_id:
-            known = solved["unchanged"] or not storage.list(f"{destination}/manifests")
-            return "" if known else _unknown_current(solved["recipe_id"], destination)
-        if current_id == solved["recipe_id"]:
-            return ""
-        current = _recipe(storage, destination, current_id)
-        recipe = _recipe(storage, destination, solved["recipe_id"])
-    changes = changes_between(current.statistics, recipe.statistics)
-    if not exceeding(changes, threshold):
-        return ""
-    return "\n".join(
-        [
-            f"The recipe of `{params['source']}` for `{destination}` differs by more than {threshold:g} %.",
-            "",
-            describe(changes, threshold),
-            "",
-            f"Current recipe `{current.recipe_id}`, new recipe `{recipe.recipe_id}`. **Approve** writes the "
-            "packed dataset and commits it; **Reject** writes nothing and leaves the current one.",
-        ]
-    )
-
-
-def _unknown_current(recipe_id: str, destination: str) -> str:
-    return (
-        f"There are packed datasets below `{destination}`, but MLflow does not know which one is current, so nothing "
-        f"can be compared. New recipe `{recipe_id}`. **Approve** writes the packed dataset and commits it; **Reject** "
-        "writes nothing."
-    )
 
 
 def write_group(group: Group, params: Mapping[str, Any]) -> None:

@@ -67,7 +67,8 @@ def respond(dag_id: str, answer: str, asked: list[dict[str, Any]]) -> None:
         body = {"chosen_options": [answer], "params_input": {}}
         refused = client.patch(one, json=body, headers=viewer)
         done = client.patch(one, json=body, headers=admin)
-        asked.append({"body": details[0]["body"], "as_viewer": refused.status_code, "as_admin": done.status_code})
+        question = {name: details[0][name] for name in ("subject", "body")}
+        asked.append({**question, "as_viewer": refused.status_code, "as_admin": done.status_code})
 
 
 def asset_events(run_id: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from packing.recipe import read_recipe, recipe_uri
 from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard
-from tests.dags.conftest import Airflow
+from tests.dags.conftest import REPOSITORY, Airflow
+from tests.dags.recording import configured, sent
 from tests.packing.test_signing import KEY, OWN, private_pem, secrets_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_environment")]
@@ -215,8 +217,17 @@ def test_openlineage_is_told_of_raw_and_packed_data(airflow: Airflow, storage: S
     )
 
 
-def test_a_recipe_that_differs_too_much_waits_for_a_person(airflow: Airflow, storage: Storage) -> None:
+def notifying(airflow: Airflow, file: Path) -> Airflow:
+    """The same, with notices to this file."""
+    path = f"{airflow.environment['PYTHONPATH']}:{REPOSITORY}"
+    return Airflow({**airflow.environment, "PYTHONPATH": path, "STOWAGE_NOTIFY": configured(file)})
+
+
+def test_a_recipe_that_differs_too_much_waits_for_a_person(
+    airflow: Airflow, storage: Storage, mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    airflow = notifying(airflow, tmp_path / "sent")
     upload(storage, source)
     ask = {**OPTIONS, "approve_above": 10}
     (first,) = airflow.run((REFRESH, ask))
@@ -227,7 +238,11 @@ def test_a_recipe_that_differs_too_much_waits_for_a_person(airflow: Airflow, sto
     assert rejected["state"] == "success", rejected["log"]
     (asked,) = rejected["asked"]
     assert (asked["as_viewer"], asked["as_admin"]) == (403, 200)
-    assert "| sequences dropped | 200 | 160 | **20.00 %** |" in asked["body"]
+    assert "| sequences kept | 200 | 160 | **20 %** |" in asked["body"]
+    assert destination in asked["subject"]
+    wanted = sent(tmp_path / "sent")[f"{REFRESH} waits for an approval"]
+    assert wanted.startswith(f"The recipe of `{source}` for `{destination}` differs from the current one: sequences")
+    assert wanted.endswith("/tasks/approve/required_actions")
     assert {name: rejected["tasks"][name] for name in ("solve", "approve", "write", "commit")} == {
         "solve": ["success"],
         "approve": ["success"],
@@ -236,8 +251,15 @@ def test_a_recipe_that_differs_too_much_waits_for_a_person(airflow: Airflow, sto
     }
     assert rejected["events"] == []
     assert "ada chose Reject" in rejected["log"]
+    (answer,) = (xcom["value"] for xcom in rejected["xcoms"] if (xcom["task"], xcom["key"]) == ("approve", "answer"))
+    assert answer == {"answer": "Reject", "by": "ada"}
     assert tolerated["tasks"]["commit"] == ["success"], tolerated["log"]
     assert tolerated["asked"] == []
+    recipe_id = tolerated["events"][0]["extra"]["recipe_id"]
+    (run,) = mlflow_runs(mlflow_server.url, "packing-recipes", 1, recipe_id=recipe_id, destination=destination)[1]
+    assert run.info.status == "FINISHED"
+    assert re.fullmatch("rejected by ada, .* UTC, asked above 10 %", run.data.tags["stowage.approval"])
+    assert run.data.tags["stowage.manifest"] == tolerated["events"][0]["extra"]["manifest"]
     after = {info.uri for part in ("manifests", "shards") for info in storage.list(f"{destination}/{part}")}
     assert before < after
 
@@ -248,14 +270,19 @@ def test_a_recipe_that_differs_too_much_waits_for_a_person(airflow: Airflow, sto
     require(verify_dataset(storage, serial(storage), approved["events"][0]["extra"]["manifest"], source))
 
 
-def test_bad_input_fails_without_retries_and_leaves_no_manifest(airflow: Airflow, storage: Storage) -> None:
+def test_bad_input_fails_without_retries_and_leaves_no_manifest(
+    airflow: Airflow, storage: Storage, tmp_path: Path
+) -> None:
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
     upload(storage, source, count=2)
     content = bytearray(storage.read(f"{source}/part-1"))
     content[-10] ^= 1
     storage.write(f"{source}/part-1", content)
-    (outcome,) = airflow.run((REFRESH, OPTIONS))
+    (outcome,) = notifying(airflow, tmp_path / "sent").run((REFRESH, OPTIONS))
     assert outcome["state"] == "failed"
+    ((subject, text),) = sent(tmp_path / "sent").items()
+    assert subject == f"{REFRESH} failed: scan"
+    assert "in the task scan, whose log says why: http" in text
     assert "failed" in outcome["tasks"]["scan"]
     assert "up_for_retry" not in outcome["tasks"]["scan"]
     assert f"{source}/part-1: record 39 at offset" in outcome["log"]

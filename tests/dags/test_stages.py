@@ -315,40 +315,31 @@ def test_a_failed_audit_fails_as_one_also_if_it_cannot_be_recorded(
     assert "the audit's report is not in MLflow: connection refused" in caplog.text
 
 
-def test_a_person_is_asked_about_what_differs_from_what_is_current(stages: Any, storage: MemoryStorage) -> None:
-    params = {**PARAMS, "approve_above": 10}
-
-    def solve_and_commit() -> tuple[str, str]:
-        solved, writes = scan_and_solve(stages, params)
-        question = stages.approval_question(solved, params)
-        for group in writes:
-            stages.write_group(group, params)
-        stages.commit(solved, params)
-        return solved["recipe_id"], question
-
-    def named_by_latest() -> str:
-        return str(json.loads(storage.read("/out/latest.json"))["recipe_id"])
-
-    first, question = solve_and_commit()
-    assert question == ""
-    assert solve_and_commit() == (first, "")
-    more = {f"/raw/more-{i}": raw_shard(random_sizes(60, seed=50 + i), seed=50 + i) for i in range(4)}
-    storage.objects.update(more)
-    second, question = solve_and_commit()
-    assert f"Current recipe `{first}`, new recipe `{second}`" in question
-    # Back to what was there before: nothing is to be written, and much is lost all the same.
-    for uri in more:
+def test_a_refresh_that_follows_a_rejected_one_goes_on_with_its_run(stages: Any, storage: MemoryStorage) -> None:
+    """As long as no packed dataset came of it, and wherever the data was read from the same place."""
+    tracker = stages.open_tracker()
+    groups = stages.list_shards(PARAMS, 2)
+    for group in groups:
+        stages.scan_group(group, PARAMS)
+    first, _ = stages.solve(groups, PARAMS, {"stowage.triggered_by": "schedule"}, 2)
+    tracker.runs[first["run_id"]].tags["stowage.approval"] = "rejected by op"
+    again, writes = stages.solve(groups, PARAMS, {"stowage.triggered_by": "ada, by hand"}, 2)
+    assert again == first
+    (run,) = tracker.runs.values()
+    assert (run.tags["stowage.approval"], run.tags["stowage.triggered_by"]) == ("rejected by op", "ada, by hand")
+    assert b"ada, by hand" in run.artifacts["recipe/summary.md"]
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    stages.commit(again, PARAMS)
+    for uri in [uri for uri in storage.objects if "/manifests/" in uri]:
         storage.delete(uri)
-    back, question = solve_and_commit()
-    assert back == first
-    assert f"Current recipe `{second}`, new recipe `{first}`" in question
-    assert "| sequences dropped | 420 | 180 |" in question
-    assert named_by_latest() == first
-    assert solve_and_commit() == (first, "")
-    stages.open_tracker().registered.clear()
-    storage.objects.update(more)
-    storage.objects["/raw/another"] = raw_shard(random_sizes(9, seed=9), seed=9)
-    assert "does not know which one is current" in solve_and_commit()[1]
+    assert stages.solve(groups, PARAMS, {}, 2)[0]["run_id"] not in {"", run.run_id}, "its dataset existed"
+
+
+def test_a_run_that_is_not_whole_is_not_gone_on_with(stages: Any, storage: MemoryStorage) -> None:  # noqa: ARG001
+    first, _ = scan_and_solve(stages, PARAMS)
+    stages.open_tracker().runs[first["run_id"]].status = "FAILED"
+    assert scan_and_solve(stages, PARAMS)[0]["run_id"] != first["run_id"]
 
 
 def test_a_commit_says_that_the_dataset_exists_once_it_does_and_is_retried_until_then(

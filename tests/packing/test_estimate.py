@@ -8,6 +8,7 @@ import pytest
 
 from packing import estimate as estimate_module
 from packing import scan
+from packing.errors import InputError
 from packing.estimate import estimate, stand_in
 from packing.listing import list_raw_shards
 from packing.outlook import Outlook
@@ -147,3 +148,9 @@ def test_a_shard_that_was_not_read_is_judged_by_its_stored_bytes(
     outcome = pack(storage, parameters)
     assert outlook.left.partitions == pytest.approx(outcome.partitions_written, abs=1)
     assert outlook.left.raw_bytes == pytest.approx(len(content))
+
+
+def test_a_sample_without_sequences_says_where_it_is_from() -> None:
+    storage = counting(shards("long", 4, seed=0))
+    with pytest.raises(InputError, match=r"^/raw: expected at least one sequence in a sample .*; check the prefix$"):
+        foresee(storage, replace(SMALL, max_sequence_length=2), sample_bytes=10_000, max_rejected=1_000)

@@ -296,7 +296,12 @@ def test_masked_tokens_that_fit_nowhere_are_found_before_anything_is_written() -
     ("shards", "parameters", "error", "message"),
     [
         ({}, SMALL, InputError, "/raw: expected raw TFRecord shards, found none"),
-        ({"a": b""}, SMALL, InputError, "expected at least one sequence"),
+        (
+            {"a": b""},
+            SMALL,
+            InputError,
+            "^/raw: expected at least one sequence in 1 raw shards, found none; check the prefix",
+        ),
         ({"a": b"no tfrecord at all"}, SMALL, RecordError, "/raw/a: record 0 at offset 0"),
         ({"a": raw_shard([(9, 1)] * 5)[:-3]}, SMALL, RecordError, "/raw/a: record 4"),
         (

@@ -322,7 +322,12 @@ def test_cost_is_the_price_of_the_time() -> None:
     ("shards", "parameters", "error", "message"),
     [
         ({}, SMALL, InputError, "/raw: expected raw TFRecord shards, found none"),
-        ({"a": b""}, SMALL, InputError, "expected at least one sequence"),
+        (
+            {"a": b""},
+            SMALL,
+            InputError,
+            "^/raw: expected at least one sequence in 1 raw shards, found none; check the prefix",
+        ),
         ({"a": b"no tfrecord at all"}, SMALL, RecordError, "/raw/a: record 0 at offset 0"),
         ({"a": raw_shard([(9, 1)] * 5)[:-3]}, SMALL, RecordError, "/raw/a: record 4"),
         ({"a": raw_shard([(9, 1)] * 5) + encode_record(b"x")}, SMALL, RecordError, "/raw/a: record 5"),

@@ -194,3 +194,16 @@ def test_a_run_that_cannot_be_recorded_has_failed(storage: MemoryStorage, monkey
     with pytest.raises(TrackingError, match="disk full"):
         recorded(storage, tracker)
     assert run.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "same"), [("/raw", "/out", True), ("/moved", "/out", False), ("/raw", "/other", False)]
+)
+def test_a_recipe_without_its_dataset_keeps_its_run_between_the_same_places(
+    storage: MemoryStorage, source: str, destination: str, *, same: bool
+) -> None:
+    """A run's places are params, which MLflow lets nobody change."""
+    recipe, tracker = recorded(storage, MemoryTracker()).recipe, MemoryTracker()
+    for places in (("/raw", "/out"), (source, destination)):
+        RefreshRecord(storage, tracker, *places, TAGS).add_recipe(recipe)
+    assert len(tracker.runs) == (1 if same else 2)
