@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from packing.documents import read_cached, write_cached
+from packing.documents import read_cached, read_document, write_cached
 from packing.errors import InputError, ObjectNotFoundError, VerificationError
 from packing.jsonio import digest, pretty
 from packing.manifest import manifest_bytes, manifest_to_json, read_manifest, write_manifest
@@ -143,6 +143,17 @@ def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
     except ObjectNotFoundError:
         pass
     storage.write(uri, content)
+
+
+def find_latest(storage: Storage, destination: str) -> str:
+    """The recipe that the last refresh led to, as `latest.json` names it; "" if that is missing or damaged.
+
+    What a dataset is never depends on it: it only tells a refresh whether another dataset was current before.
+    """
+    try:
+        return str(read_document(storage, f"{destination}/latest.json", "pointer").get("recipe_id", ""))
+    except (ObjectNotFoundError, InputError):
+        return ""
 
 
 def find_written(storage: Storage, destination: str, recipe: Recipe) -> dict[str, tuple[StoredShard, ...]]:
