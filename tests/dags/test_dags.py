@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from packing.recipe import read_recipe, recipe_uri
 from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard
-from tests.dags.conftest import Airflow
+from tests.dags.conftest import REPOSITORY, Airflow
+from tests.dags.recording import configured, sent
 from tests.packing.test_signing import KEY, OWN, private_pem, secrets_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_environment")]
@@ -182,6 +184,38 @@ def test_a_dry_run_predicts_the_refresh_and_leaves_nothing(
         xcom["value"] for xcom in after["xcoms"] if (xcom["task"], xcom["key"]) == ("predict", "return_value")
     )
     assert unchanged["unchanged"]
+
+
+def test_a_return_to_an_earlier_dataset_is_an_event_and_a_notice(
+    airflow: Airflow, storage: Storage, tmp_path: Path
+) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source, count=3)
+    path = os.pathsep.join([airflow.environment["PYTHONPATH"], str(REPOSITORY)])
+    told = {"STOWAGE_NOTIFY": configured(tmp_path / "sent"), "PYTHONPATH": path}
+    airflow = Airflow({**airflow.environment, **told})
+    (first,) = airflow.run((REFRESH, OPTIONS))
+    withdrawn = storage.read(f"{source}/part-2")
+    storage.delete(f"{source}/part-2")
+    (without,) = airflow.run((REFRESH, OPTIONS))
+    storage.write(f"{source}/part-2", withdrawn)
+    # What no program relies on may be lost: the asset's newest event says what its followers know.
+    storage.delete(f"{destination}/latest.json")
+    (back,) = airflow.run((REFRESH, OPTIONS))
+    (again,) = airflow.run((REFRESH, {**OPTIONS, "audit": True}))
+    extras = [event["extra"] for outcome in (first, without, back, again) for event in outcome["events"]]
+    assert len(extras) == 3, back["log"]
+    assert (extras[0] == extras[2], extras[0] == extras[1]) == (True, False)
+    outcomes = [
+        xcom["value"]["words"]
+        for outcome in (first, without, back, again)
+        for xcom in outcome["xcoms"]
+        if (xcom["task"], xcom["key"]) == ("commit", "outcome")
+    ]
+    refreshed, returned = "the packed dataset was refreshed", "an earlier packed dataset is current again"
+    assert outcomes == [refreshed, refreshed, returned, "nothing changed"]
+    assert sent(tmp_path / "sent").keys() == {f"{REFRESH}: {words}" for words in outcomes}
+    assert again["tasks"]["audit"] == ["success"]
 
 
 def test_openlineage_is_told_of_raw_and_packed_data(airflow: Airflow, storage: Storage, tmp_path: Path) -> None:
