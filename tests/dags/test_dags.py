@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from packing.recipe import read_recipe, recipe_uri
 from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard
-from tests.dags.conftest import REPOSITORY, Airflow
+from tests.dags.conftest import Airflow
 from tests.dags.recording import configured, sent
 from tests.packing.test_signing import KEY, OWN, private_pem, secrets_of
 
@@ -191,9 +190,7 @@ def test_a_return_to_an_earlier_dataset_is_an_event_and_a_notice(
 ) -> None:
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
     upload(storage, source, count=3)
-    path = os.pathsep.join([airflow.environment["PYTHONPATH"], str(REPOSITORY)])
-    told = {"STOWAGE_NOTIFY": configured(tmp_path / "sent"), "PYTHONPATH": path}
-    airflow = Airflow({**airflow.environment, **told})
+    airflow = Airflow({**airflow.environment, "STOWAGE_NOTIFY": configured(tmp_path / "sent")})
     (first,) = airflow.run((REFRESH, OPTIONS))
     withdrawn = storage.read(f"{source}/part-2")
     storage.delete(f"{source}/part-2")
