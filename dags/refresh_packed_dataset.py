@@ -2,7 +2,8 @@
 
 Scans the raw TFRecord shards below **source**, solves the packing recipe, writes the packed shards below
 **destination** and commits them with a manifest. Only new or changed shards are read, and only the partitions that
-they touch are written; a run that finds nothing changed ends in seconds and emits no asset event.
+they touch are written; a run that finds nothing changed ends in seconds and emits no asset event. One that goes back
+to an earlier dataset writes nothing either, and emits one.
 
 A **dry run** only predicts packs, speed-up, size, duration and cost, from the shards' indexes and a sample: it runs
 `predict` instead of all that follows `list_shards`, and stores nothing.
@@ -20,9 +21,9 @@ from airflow.sdk import AssetAlias, Param, dag, get_current_context, task
 from airflow.sdk.definitions.context import Context
 
 from packing.types import PARTITION_BYTES, SOLVERS
-from stowage_airflow import stages
+from stowage_airflow import audits, stages
 from stowage_airflow.approval import ApproveRecipeOperator
-from stowage_airflow.assets import PACKED_DATASETS, packed_dataset
+from stowage_airflow.assets import PACKED_DATASETS, last_told, packed_dataset
 from stowage_airflow.connections import task_errors
 from stowage_airflow.groups import partitions_label, shards_label
 from stowage_airflow.notices import APPROVAL_WANTED, DATASET_REFRESHED, REFRESH_FAILED, deadline_alerts, notifiers
@@ -206,22 +207,30 @@ def refresh_packed_dataset() -> None:
         multiple_outputs=False,
     )
     def commit(*, params: dict[str, Any]) -> dict[str, Any]:
-        """Store the manifest and emit the asset's event, if anything changed."""
+        """Store the manifest, and emit the asset's event unless its followers know this dataset as the current one."""
         context: Context = get_current_context()
         solved = context["ti"].xcom_pull(task_ids="solve", key="solved")
-        committed = stages.commit(solved, params, require_signature=settings.require_signature)
-        context["ti"].xcom_push(key="summary", value=stages.summary(committed, unchanged=solved["unchanged"]))
-        keep_lineage(context["task"], lambda: stages.datasets(committed, params))
-        if not solved["unchanged"]:
-            asset = packed_dataset(params["destination"])
-            context["outlet_events"][AssetAlias(PACKED_DATASETS)].add(asset, extra=committed)
-        return committed
+        asset = packed_dataset(params["destination"])
+        committed = stages.commit(
+            solved,
+            params,
+            tags=provenance_tags(context),
+            told=last_told(asset),
+            require_signature=settings.require_signature,
+        )
+        dataset = dict(committed.dataset)
+        context["ti"].xcom_push(key="summary", value=stages.summary(committed))
+        context["ti"].xcom_push(key="outcome", value={"words": committed.outcome, "refusal": committed.refusal})
+        keep_lineage(context["task"], lambda: stages.datasets(dataset, params))
+        if committed.outcome != stages.UNCHANGED:
+            context["outlet_events"][AssetAlias(PACKED_DATASETS)].add(asset, extra=dataset)
+        return dataset
 
     @task(task_display_name="Audit", pool=settings.store_pool)
-    def audit(committed: dict[str, Any], *, params: dict[str, Any]) -> str:
+    def audit(committed: dict[str, Any], groups: list[list[dict[str, Any]]], *, params: dict[str, Any]) -> str:
         """Audit the packed dataset, if asked to, and add the report to the recipe's run."""
         skip_unless_asked(params, "audit")
-        return stages.audit(committed, params, require_signature=settings.require_signature)
+        return audits.audit(committed, groups, params, require_signature=settings.require_signature)
 
     groups, committed = list_shards(), with_lineage(with_links(commit(), PackedDatasetLink()))
     groups >> predict()
@@ -229,7 +238,7 @@ def refresh_packed_dataset() -> None:
     written = write.expand(group=solved)
     scan.expand(group=groups) >> solved >> approve >> [written, committed]
     written >> committed
-    audit(committed)
+    audit(committed, groups)
 
 
 refresh_packed_dataset()

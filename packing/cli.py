@@ -157,12 +157,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             key=key,
         )
     if record:
-        record.mark_committed(outcome.recipe)
+        record.mark_committed(outcome.recipe, returned=outcome.returned)
     _table([*summary_rows(outcome.recipe), *_refresh_rows(outcome)])
     return {
         "manifest": outcome.manifest_uri,
         **_result(outcome.recipe),
         "unchanged": outcome.unchanged,
+        "returned": outcome.returned,
         "shards_scanned": outcome.shards_scanned,
         "partitions_written": outcome.partitions_written,
     }
@@ -196,7 +197,9 @@ def _dry_run(
 
 def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:
     shards, partitions = len(outcome.recipe.shards), len(outcome.recipe.partitions)
+    unchanged = "an earlier packed dataset is current again" if outcome.returned else "nothing changed"
     return [
+        ("outcome", unchanged if outcome.unchanged else "the packed dataset was refreshed"),
         ("scanned", f"{outcome.shards_scanned} of {shards} raw shards, {shards - outcome.shards_scanned} reused"),
         ("written", f"{outcome.partitions_written} of {partitions} partitions, the others reused"),
         ("manifest", outcome.manifest_uri),
@@ -215,8 +218,9 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
 def audit(options: argparse.Namespace) -> dict[str, Any]:
     """Derive a packed dataset again from its raw data, and say line by line what holds."""
     storage, signed = open_storage(), _signature_check(options)
+    listed = _listed(options.listed) if options.listed else None
     with _stages(storage, options.workers) as stages:
-        checks = audit_dataset(storage, stages.work, absolute(options.manifest), absolute(options.source))
+        checks = audit_dataset(storage, stages.work, absolute(options.manifest), absolute(options.source), listed)
     return _checked([*checks, *signed(storage)], "audited")
 
 
@@ -236,11 +240,22 @@ def _signature_check(options: argparse.Namespace) -> Callable[[Storage], list[Ch
     return lambda storage: [check_signature(storage, absolute(options.manifest), public)]
 
 
-def _read_file(name: str) -> bytes:
+def _listed(file: str) -> list[str]:
+    kind = "a JSON list of raw shards' names"
+    try:
+        names = json.loads(_read_file(file, kind))
+    except ValueError as exc:
+        raise UsageError(f"{file}: expected {kind}, found no JSON ({exc})") from exc
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{file}: expected {kind}, found something else")
+    return names
+
+
+def _read_file(name: str, content: str = "a key in PEM") -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as exc:
-        raise UsageError(f"{name}: cannot be read ({exc.strerror}); name a file with a key in PEM") from exc
+        raise UsageError(f"{name}: cannot be read ({exc.strerror}); name a file with {content}") from exc
 
 
 def _checked(checks: Sequence[Check], word: str) -> dict[str, Any]:

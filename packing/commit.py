@@ -134,7 +134,9 @@ def _sign(storage: Storage, destination: str, recipe: Recipe, manifest: Manifest
 
 
 def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
-    """Let the pointer for people name the manifest of this recipe, if it does not yet."""
+    """Let the pointers name this recipe, if they do not yet: one for refreshes, and `latest.json` for people."""
+    if find_latest(storage, destination) != recipe_id:
+        write_cached(storage, _current_uri(destination), {"recipe_id": recipe_id})
     uri = f"{destination}/latest.json"
     content = pretty({"manifest": manifest_uri(destination, recipe_id), "recipe_id": recipe_id})
     try:
@@ -143,6 +145,18 @@ def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
     except ObjectNotFoundError:
         pass
     storage.write(uri, content)
+
+
+def find_latest(storage: Storage, destination: str) -> str:
+    """The recipe that the last refresh led to, as the index remembers it; "" if that is missing or damaged.
+
+    What a dataset is never depends on it: it only tells a refresh whether another dataset was current before.
+    """
+    return read_cached(storage, _current_uri(destination), lambda document: str(document["recipe_id"])) or ""
+
+
+def _current_uri(destination: str) -> str:
+    return f"{destination}/index/current.json"
 
 
 def find_written(storage: Storage, destination: str, recipe: Recipe) -> dict[str, tuple[StoredShard, ...]]:

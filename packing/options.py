@@ -89,6 +89,12 @@ def _add_verify(sub: argparse.ArgumentParser) -> None:
 def _add_audit(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("manifest", metavar="MANIFEST", help="a path or s3:// URI")
     sub.add_argument("--source", required=True, metavar="SOURCE", help=f"raw shards: {_PLACE}")
+    sub.add_argument(
+        "--listed",
+        metavar="FILE",
+        help="JSON list of the raw shards' names as the refresh listed them; others came later and are only told "
+        "[all below SOURCE]",
+    )
     _add_public_key(sub)
     _add_workers(sub)
 

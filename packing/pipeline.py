@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from packing.admission import admit
-from packing.commit import commit, find_current, find_listed, manifest_uri, point_to, remember_listing
+from packing.commit import commit, find_current, find_latest, find_listed, manifest_uri, point_to, remember_listing
 from packing.errors import UsageError
 from packing.listing import list_raw_shards
 from packing.parallel import Progress, StageMap, tracked
@@ -30,7 +30,10 @@ from packing.write import write_if_missing
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh did: the recipe, its manifest, and how much of it was there before."""
+    """What a refresh did: the recipe, its manifest, and how much of it was there before.
+
+    `unchanged`: the dataset was complete, so nothing was written. `returned`: it was, and another one was current.
+    """
 
     recipe: Recipe
     manifest: Manifest
@@ -38,6 +41,7 @@ class Refresh:
     unchanged: bool
     shards_scanned: int
     partitions_written: int
+    returned: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,17 @@ def refresh(
 def _unchanged(
     storage: Storage, destination: str, recipe: Recipe, manifest: Manifest, *, shards_scanned: int = 0
 ) -> Refresh:
-    uri = manifest_uri(destination, recipe.recipe_id)
+    returned = find_latest(storage, destination) not in {"", recipe.recipe_id}
     point_to(storage, destination, recipe.recipe_id)
-    return Refresh(recipe, manifest, uri, unchanged=True, shards_scanned=shards_scanned, partitions_written=0)
+    return Refresh(
+        recipe,
+        manifest,
+        manifest_uri(destination, recipe.recipe_id),
+        unchanged=True,
+        shards_scanned=shards_scanned,
+        partitions_written=0,
+        returned=returned,
+    )
 
 
 def check_request(source: str, destination: str, max_rejected: int, time_limit: float | None) -> None:

@@ -124,7 +124,7 @@ def raw_shard_problems(recipe: Recipe, raw: Sequence[RawContent]) -> Iterator[st
         if name not in found:
             yield f"{name}: missing, the recipe lists it"
         elif name not in listed:
-            yield f"{name}: new, the recipe does not list it"
+            yield f"{name}: the recipe does not list it; it came later, or was left out: refresh to have it packed"
         elif found[name].sha256 != listed[name].sha256:
             yield f"{name}: replaced, expected SHA-256 {listed[name].sha256}, found {found[name].sha256}"
         elif found[name].shard.size != listed[name].size:

@@ -8,6 +8,8 @@ and says so; the others go on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from packing.audit import claims, packed
 from packing.audit.evidence import Evidence, Line, NotCheckedError, gather
 from packing.parallel import StageMap
@@ -31,12 +33,17 @@ LINES: dict[str, Line] = {
 """What is checked, in the order in which it is reported."""
 
 
-def audit_dataset(storage: Storage, stage_map: StageMap, manifest_uri: str, source: str) -> list[Check]:
+def audit_dataset(
+    storage: Storage, stage_map: StageMap, manifest_uri: str, source: str, listed: Collection[str] | None = None
+) -> list[Check]:
     """Check the packed dataset of a manifest in every way that its raw data, below `source`, makes possible.
+
+    A raw shard that the recipe does not list fails, as it may have been left out, unless its name is not among those
+    `listed` when the refresh began: then it came later, and is only told.
 
     Raises ObjectNotFoundError if there is no manifest, InputError if there are no raw shards; the checks tell all else.
     """
-    evidence = gather(storage, stage_map, manifest_uri, source)
+    evidence = gather(storage, stage_map, manifest_uri, source, listed)
     return [_check(name, line, evidence) for name, line in LINES.items()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -77,7 +77,14 @@ def check_raw_shards(evidence: Evidence) -> Findings:
     moved = sum(listed.get(raw.shard.name) != (raw.shard.uri, raw.shard.etag) for raw in evidence.raw)
     note = f" ({moved} of them stored anew since, with the same content)" if moved else ""
     good = f"{len(evidence.raw)} raw shards with the names, sizes and SHA-256 that the recipe lists{note}"
-    return raw_shard_problems(recipe, evidence.raw), good
+    return raw_shard_problems(recipe, evidence.raw), good + _words_of_later(evidence.later)
+
+
+def _words_of_later(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"; {len(names)} more came after the refresh had listed them and are not in it: {first}"
 
 
 def check_rejected(evidence: Evidence) -> Findings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -54,8 +54,9 @@ class Evidence:
     """What was found; `manifest` and `recipe` are None if they cannot be read, as their problems say.
 
     `pointer` is the recipe and the manifest's digest that `index/inputs` states for the input. `objects` are the URIs
-    in the folders of the packed shards. `scan_problems` tell of raw shards that cannot be scanned. `members` are the
-    partitions that the raw data gives, `remade` by digest those of the recipe among them.
+    in the folders of the packed shards. `later` are the names of raw shards that came after the refresh.
+    `scan_problems` tell of raw shards that cannot be scanned. `members` are the partitions that the raw data gives,
+    `remade` by digest those of the recipe among them.
     """
 
     manifest_uri: str
@@ -65,6 +66,7 @@ class Evidence:
     recipe_problems: tuple[str, ...]
     pointer: tuple[str, str] | None
     raw: tuple[RawContent, ...]
+    later: tuple[str, ...]
     scan_problems: tuple[str, ...]
     members: Mapping[Key, Members]
     packed: tuple[PackedContent, ...]
@@ -93,13 +95,18 @@ class Evidence:
 Line = Callable[[Evidence], Findings]
 
 
-def gather(storage: Storage, stage_map: StageMap, manifest_uri: str, source: str) -> Evidence:
-    """Read everything; raises ObjectNotFoundError if there is no manifest, InputError if there are no raw shards."""
+def gather(
+    storage: Storage, stage_map: StageMap, manifest_uri: str, source: str, listed: Collection[str] | None
+) -> Evidence:
+    """Read everything; of the raw shards those `listed`, if that is not None.
+
+    Raises ObjectNotFoundError if there is no manifest, InputError if there are no raw shards.
+    """
     manifest, manifest_problems = _manifest(storage, manifest_uri)
     destination, _, file = manifest_uri.rsplit("/", 2)
     recipe_id = manifest.recipe_id if manifest else file.removesuffix(".json")
     recipe, recipe_problems = _recipe(storage, recipe_uri(destination, recipe_id))
-    shards = list_raw_shards(storage, source)
+    shards, later = _raw_shards(storage, source, listed)
     parameters = recipe.parameters if recipe else None
     examined = list(stage_map(partial(_raw_shard, parameters=parameters), shards))
     summaries = [summary for _, summary, _ in examined]
@@ -114,12 +121,27 @@ def gather(storage: Storage, stage_map: StageMap, manifest_uri: str, source: str
         recipe_problems=recipe_problems,
         pointer=_pointer(storage, destination, recipe) if recipe else None,
         raw=tuple(content for content, _, _ in examined),
+        later=later,
         scan_problems=tuple(problem for _, _, problem in examined if problem),
         members=by_key,
         packed=tuple(packed),
         objects=_objects(storage, manifest.shards) if manifest else (),
         remade=_remake_all(stage_map, recipe, by_key) if recipe else {},
     )
+
+
+def _raw_shards(
+    storage: Storage, source: str, listed: Collection[str] | None
+) -> tuple[list[RawShard], tuple[str, ...]]:
+    """The raw shards to audit against, and the names of those that came later."""
+    found = list_raw_shards(storage, source)
+    if listed is None:
+        return found, ()
+    names = frozenset(listed)
+    shards = [shard for shard in found if shard.name in names]
+    if not shards:
+        raise InputError(f"{source}: expected some of the {len(names)} raw shards that the refresh listed, found none")
+    return shards, tuple(shard.name for shard in found if shard.name not in names)
 
 
 def _manifest(storage: Storage, uri: str) -> tuple[Manifest | None, tuple[str, ...]]:

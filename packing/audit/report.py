@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 
 from packing.jsonio import pretty
 from packing.ports import Run
@@ -13,29 +14,29 @@ from packing.verify import Check
 AUDIT = "stowage.audit"
 
 
-def record_audit(run: Run, checks: Sequence[Check], *, manifest: str, source: str) -> None:
-    """Add the audit's report to the recipe's run; a later audit replaces it."""
-    run.log_artifacts(
-        {
-            "audit/report.json": report_bytes(checks, manifest, source),
-            "audit/report.md": report_markdown(checks, manifest, source).encode(),
-        }
-    )
+def record_audit(run: Run, checks: Sequence[Check], *, manifest: str, source: str, ended: datetime) -> None:
+    """Add the report of an audit that `ended` then, in UTC, to the recipe's run; the newest has a second place."""
+    report = {
+        "report.json": report_bytes(checks, manifest, source, ended),
+        "report.md": report_markdown(checks, manifest, source, ended).encode(),
+    }
+    folders = ("audit", f"audit/{ended:%Y-%m-%dT%H.%M.%SZ}")
+    run.log_artifacts({f"{folder}/{name}": content for folder in folders for name, content in report.items()})
     run.set_tags({AUDIT: _outcome(checks)})
 
 
-def report_bytes(checks: Sequence[Check], manifest: str, source: str) -> bytes:
+def report_bytes(checks: Sequence[Check], manifest: str, source: str, ended: datetime) -> bytes:
     """The report for programs."""
-    lines = [asdict(check) for check in checks]
-    return pretty({"manifest": manifest, "source": source, "outcome": _outcome(checks), "checks": lines})
+    facts = {"manifest": manifest, "source": source, "ended": f"{ended:%Y-%m-%dT%H:%M:%SZ}"}
+    return pretty({**facts, "outcome": _outcome(checks), "checks": [asdict(check) for check in checks]})
 
 
-def report_markdown(checks: Sequence[Check], manifest: str, source: str) -> str:
+def report_markdown(checks: Sequence[Check], manifest: str, source: str, ended: datetime) -> str:
     """The report for people."""
     lines = [
         f"# Audit {_outcome(checks)}",
         "",
-        f"{plain(manifest)}, derived again from {plain(source)}.",
+        f"{plain(manifest)}, derived again from {plain(source)} by {ended:%Y-%m-%d %H:%M:%S} UTC.",
         "",
         "| | what was checked | what was found |",
         "| --- | --- | --- |",

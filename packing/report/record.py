@@ -10,10 +10,11 @@ import logging
 import re
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from packing.commit import find_written, manifest_uri
-from packing.errors import InputError, ObjectNotFoundError, StowageError
+from packing.errors import InputError, ObjectNotFoundError, StowageError, TrackerRefusedError, TrackingError
 from packing.jsonio import digest
 from packing.lineage import DESCRIPTION, MANIFEST, PACKED, RECIPES, find_recipe_run, packed_dataset, raw_dataset
 from packing.manifest import manifest_bytes, read_manifest
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 TRIGGERED_BY = "stowage.triggered_by"
 SIGNED_BY = "stowage.signed_by"
 DAG_RUN_URL = "airflow.dag_run_url"
+
+RETURNED = "stowage.returned."
+"""Before a time, the tag of a recipe run whose dataset became current again then: who or what asked for that."""
+
+ALIAS = "stowage.alias"
+"""The tag of a recipe run that the tracker `refused` to make current, or that it then `set`."""
 
 RECENT_RUNS = 20
 """Of a destination or a recipe, which are looked through for what was not told or not finished."""
@@ -126,26 +133,68 @@ def record_manifest(run: Run, manifest: Manifest, signature: Signature | None, *
     run.set_tags({PACKED: uri})
 
 
-def mark_committed(tracker: Tracker, storage: Storage, recipe_id: str, destination: str) -> None:
+def mark_committed(
+    tracker: Tracker,
+    storage: Storage,
+    recipe_id: str,
+    destination: str,
+    *,
+    returned_by: Mapping[str, str] | None = None,
+) -> str:
     """Tell the tracker that the recipe's packed dataset exists and is the current one, if its run was recorded.
 
-    It is also told of the destination's earlier datasets, where that was not possible when they were committed. This
-    one exists by now, whatever the tracker says, so a failure is only a warning, and left to the next refresh.
+    It is also told of the destination's earlier datasets, where that was not possible when they were committed, and if
+    this is a return to one of them, of the tags `returned_by` that say who or what asked for it. The dataset exists by
+    now, whatever the tracker says, so a failure is only a warning, and left to the next refresh. What no refresh can
+    mend, as the tracker refuses it, is given as a text for people; "" if there is nothing of that kind.
     """
     uri, name = manifest_uri(destination, recipe_id), registered_name(destination)
     try:
-        if run := find_recipe_run(tracker, recipe_id, uri):
-            _tell_committed(tracker, storage, run, destination)
-            _set_current(tracker, run.run_id, recipe_id, destination)
+        run = find_recipe_run(tracker, recipe_id, uri)
+        refusal = _make_current(tracker, storage, run, destination, returned_by) if run else ""
         for other in tracker.find_runs(RECIPES, params={"destination": destination}, limit=RECENT_RUNS).runs:
             if not run or other.run_id != run.run_id:
                 _tell_committed(tracker, storage, other, destination)
     except StowageError as exc:
-        log.warning(
-            "%s; the dataset %s is complete, but its run may lack the tag %s, and the alias `current` of %s may be "
-            "that of an earlier recipe; the next refresh mends both",
-            exc, uri, MANIFEST, name,
-        )  # fmt: skip
+        refusal = _refusal(exc, uri, name) if isinstance(exc, TrackerRefusedError) else ""
+        if not refusal:
+            log.warning(
+                "%s; the dataset %s is complete, but its run may lack the tag %s, and the alias `current` of %s may be "
+                "that of an earlier recipe; the next refresh mends both",
+                exc, uri, MANIFEST, name,
+            )  # fmt: skip
+    if refusal:
+        log.warning("%s", refusal)
+    return refusal
+
+
+def _make_current(
+    tracker: Tracker, storage: Storage, run: TrackedRun, destination: str, returned_by: Mapping[str, str] | None
+) -> str:
+    """Tell a recipe's run and the registry; gives what the registry refuses, of which the run is told, or ""."""
+    _tell_committed(tracker, storage, run, destination)
+    recipe_id = run.params["recipe_id"]
+    if returned_by is not None:
+        asked = [returned_by[tag] for tag in (TRIGGERED_BY, DAG_RUN_URL) if returned_by.get(tag)]
+        now = time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
+        tracker.open_run(run.run_id).set_tags({f"{RETURNED}{now}": ", ".join(asked)})
+    try:
+        _set_current(tracker, run.run_id, recipe_id, destination)
+    except TrackerRefusedError as exc:
+        with suppress(TrackingError):
+            tracker.open_run(run.run_id).set_tags({ALIAS: "refused"})
+        return _refusal(exc, manifest_uri(destination, recipe_id), registered_name(destination))
+    if ALIAS in run.tags:
+        tracker.open_run(run.run_id).set_tags({ALIAS: "set"})
+    return ""
+
+
+def _refusal(error: StowageError, uri: str, name: str) -> str:
+    return (
+        f"The dataset {uri} is complete, but MLflow refused to be told that it is current ({error}), so the alias "
+        f"`current` of the registered model {name} stays at an earlier recipe, if it has one. Give MLflow's user the "
+        "permission EDIT on the registered models recipes-*, then refresh again, which sets the alias."
+    )
 
 
 def _tell_committed(tracker: Tracker, storage: Storage, run: TrackedRun, destination: str) -> None:
@@ -196,8 +245,9 @@ class RefreshRecord:
             uri = manifest_uri(self.destination, manifest.recipe_id)
             record_manifest(self.run, manifest, signature, uri=uri)
 
-    def mark_committed(self, recipe: Recipe) -> None:
-        mark_committed(self.tracker, self.storage, recipe.recipe_id, self.destination)
+    def mark_committed(self, recipe: Recipe, *, returned: bool = False) -> None:
+        returned_by = self.tags if returned else None
+        mark_committed(self.tracker, self.storage, recipe.recipe_id, self.destination, returned_by=returned_by)
 
 
 def registered_name(destination: str) -> str:

@@ -25,8 +25,9 @@ NAMES = 5
 def approval_question(storage: Storage, tracker: Tracker, solved: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     """What to ask a person before the write, in Markdown; "" if nothing is to be asked. The first line says why.
 
-    Current is the recipe that MLflow's registry says is. Where that is not known, although there are packed datasets
-    below the destination, or cannot be read, a person decides about whatever is new.
+    Current is the recipe that the store named when this one was solved or else the one that MLflow's registry names.
+    Where neither does, although there are packed datasets below the destination, or where that recipe cannot be read, a
+    person decides about whatever is new.
     """
     from packing.report.record import registered_name
     from packing.uris import absolute
@@ -34,13 +35,14 @@ def approval_question(storage: Storage, tracker: Tracker, solved: Mapping[str, A
     if params["approve_above"] is None:
         return ""
     recipe_id, destination = solved["recipe_id"], absolute(params["destination"])
-    current_id = tracker.find_current(registered_name(destination)).get("recipe_id", "")
+    alias = tracker.find_current(registered_name(destination)).get("recipe_id", "")
+    current_id = solved["current"] or alias
     if current_id == recipe_id:
         return ""
     if current_id:
         why = _differences(storage, current_id, recipe_id, destination, params)
     else:
-        known = solved["unchanged"] or not storage.list(f"{destination}/manifests")
+        known = solved["exists"] or not storage.list(f"{destination}/manifests")
         why = "" if known else _unknown_current(destination)
     if not why:
         return ""
@@ -49,13 +51,21 @@ def approval_question(storage: Storage, tracker: Tracker, solved: Mapping[str, A
         f"{current} recipe `{recipe_id}`. **Approve** makes its packed dataset the current one, and writes what of it "
         "is not there yet; **Reject** writes nothing and leaves the current one."
     )
-    return "\n\n".join([why, answers, *_earlier_answer(tracker, recipe_id, destination)])
+    stale = [_stale_alias(alias)] if alias not in {"", current_id} else []
+    return "\n\n".join([why, answers, *stale, *_earlier_answer(tracker, recipe_id, destination)])
 
 
 def _unknown_current(destination: str) -> str:
     return (
-        f"There are packed datasets below `{destination}`, but MLflow does not know which one is current, so nothing "
-        "can be compared."
+        f"There are packed datasets below `{destination}`, but neither the store nor MLflow knows which one is "
+        "current, so nothing can be compared."
+    )
+
+
+def _stale_alias(alias: str) -> str:
+    return (
+        f"MLflow's alias `current` names another recipe, `{alias}`: it was away or refused to be told at the last "
+        "commit, whose summary says which."
     )
 
 
@@ -68,7 +78,7 @@ def _differences(storage: Storage, current_id: str, recipe_id: str, destination:
         current = read_recipe(storage, recipe_uri(destination, current_id))
     except (ObjectNotFoundError, InputError) as exc:
         return (
-            f"MLflow says which recipe of `{destination}` is current, but that recipe cannot be read, so nothing can "
+            f"It is known which recipe of `{destination}` is current, but that recipe cannot be read, so nothing can "
             f"be compared.\n\nWhat is missing: {exc}"
         )
     changes, threshold = changes_between(current, new), params["approve_above"]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from packing.errors import SecretError, StorageError, StowageError, TrackingError, UsageError
+from packing.errors import SecretError, StorageError, StowageError, TrackerRefusedError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from packing.ports import Storage, Tracker
     from packing.signing import SigningKey
+
+log = logging.getLogger(__name__)
 
 AWS_CONNECTION = "aws_default"
 MLFLOW_CONNECTION = "mlflow_default"
@@ -137,12 +140,17 @@ def kubernetes_namespace() -> str:
 
 @contextmanager
 def task_errors() -> Iterator[None]:
-    """Fail at once where a retry would fail in the same way; let it retry what depends on servers that may be away."""
+    """Fail at once where a retry would fail in the same way; let it retry what depends on servers that may be away.
+
+    What to do is a line of the task's log. What led to it, such as a library's own errors, is there if it logs DEBUG.
+    """
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     try:
         yield
-    except (StorageError, TrackingError, SecretError) as exc:
-        raise AirflowException(str(exc)) from exc
     except StowageError as exc:
-        raise AirflowFailException(str(exc)) from exc
+        log.error("%s", exc)  # noqa: TRY400 - the frames say nothing to whoever has to mend it
+        log.debug("what led to it", exc_info=exc)
+        passes = isinstance(exc, StorageError | TrackingError | SecretError)
+        again = passes and not isinstance(exc, TrackerRefusedError)
+        raise (AirflowException if again else AirflowFailException)(str(exc)) from None

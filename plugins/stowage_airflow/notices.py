@@ -65,12 +65,12 @@ APPROVAL_WANTED = Notice(
     f"{_RUN}/tasks/{{{{ ti.task_id }}}}/required_actions",
 )
 DATASET_REFRESHED = Notice(
-    "{{ dag.dag_id }}: {{ 'nothing changed' if ti.xcom_pull(task_ids='solve', key='solved')['unchanged'] "
-    "else 'the packed dataset was refreshed' }}",
+    "{{ dag.dag_id }}: {{ ti.xcom_pull(task_ids='commit', key='outcome')['words'] }}",
     "{% set done = ti.xcom_pull(task_ids='commit') %}The packed dataset below {{ params.destination }} holds "
     "{{ '{:,}'.format(done['sequences']) }} sequences in {{ '{:,}'.format(done['packs']) }} packs "
     "({{ '%.2f' % done['packing_factor'] }} a pack, {{ '%.2f' % (100 * done['packing_efficiency']) }} % real tokens). "
-    f"Manifest: {{{{ done['manifest'] }}}}. There is nothing to do. {_RUN}",
+    "Manifest: {{ done['manifest'] }}. "
+    f"{{{{ ti.xcom_pull(task_ids='commit', key='outcome')['refusal'] or 'There is nothing to do.' }}}} {_RUN}",
 )
 MODEL_TRAINED = Notice(
     "{{ dag.dag_id }}: the training is done",

@@ -5,17 +5,14 @@ A task gets URIs, names and digests, never data; what it makes, it leaves in the
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from packing.errors import SecretError, StowageError, TrackingError, UsageError
+from packing.errors import SecretError, UsageError
+from packing.ports import NOTHING
 from stowage_airflow.connections import SIGNING_CONNECTION, open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
 
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from packing.ports import InputDataset, Storage
     from packing.signing import SigningKey
     from packing.types import Parameters, RawShard, Recipe, ShardSummary
-    from packing.verify import Check
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +36,21 @@ PARAMETERS = (
 REPORTED = ("sequences", "packs", "gap", "packing_efficiency", "packing_factor")
 """What of a recipe's statistics the commit returns, and the asset's event carries."""
 
-RECORD_PAUSES = (3, 6, 12, 24, 48)
-"""Seconds between the attempts to record an audit, those of the DAG's retries."""
+REFRESHED = "the packed dataset was refreshed"
+RETURNED = "an earlier packed dataset is current again"
+UNCHANGED = "nothing changed"
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit came to: one of REFRESHED, RETURNED and UNCHANGED, and what MLflow refuses to be told of it.
+
+    `dataset` has `recipe_id`, `manifest` and the figures of REPORTED.
+    """
+
+    dataset: Mapping[str, Any]
+    outcome: str
+    refusal: str
 
 
 def check_request(params: Mapping[str, Any]) -> None:
@@ -137,11 +146,13 @@ def scan_group(group: Sequence[Group], params: Mapping[str, Any]) -> None:
 def solve(
     groups: Sequence[Sequence[Group]], params: Mapping[str, Any], tags: Mapping[str, str], parallel_tasks: int
 ) -> tuple[dict[str, Any], list[Group]]:
-    """The recipe as (`recipe_id`, `unchanged`, MLflow's `run_id`), and groups of its partitions for the write.
+    """What was solved, and groups of its partitions for the write.
 
-    Without a change there is nothing to write, and no new MLflow run.
+    The former is the `recipe_id`; `current`, the recipe that the store names as the current one by now, or ""; whether
+    the packed dataset `exists`, so that there is nothing to write and no new MLflow run; whether it is `unchanged`,
+    which is that the current one exists; and MLflow's `run_id`.
     """
-    from packing.commit import find_current, find_written
+    from packing.commit import find_current, find_latest, find_written
     from packing.parallel import serial
     from packing.partition import find_members
     from packing.recipe import contents_of, dataset_input_id
@@ -155,11 +166,9 @@ def solve(
         storage = open_storage()
         shards = [RawShard(**entry) for group in groups for entry in group]
         summaries = _admitted(storage, shards, destination, parameters, params["max_rejected"])
-        if current := find_current(storage, destination, dataset_input_id(parameters, contents_of(summaries))):
-            unchanged, _ = current
-            _log_recipe(unchanged)
-            log.info("nothing changed: the packed dataset of this recipe is complete")
-            return {"recipe_id": unchanged.recipe_id, "unchanged": True, "run_id": ""}, []
+        current = find_latest(storage, destination)
+        if found := find_current(storage, destination, dataset_input_id(parameters, contents_of(summaries))):
+            return _existing(found[0], current), []
         limit = params["time_limit"]
         recipe = solve_recipe(storage, serial(storage), destination, parameters, summaries, time_limit=limit)
         _log_recipe(recipe)
@@ -177,7 +186,18 @@ def solve(
         }
         for group in grouped
     ]
-    return {"recipe_id": recipe.recipe_id, "unchanged": False, "run_id": run.run_id}, writes
+    known = {"recipe_id": recipe.recipe_id, "current": current, "exists": False, "unchanged": False}
+    return {**known, "run_id": run.run_id}, writes
+
+
+def _existing(recipe: Recipe, current: str) -> dict[str, Any]:
+    """What was solved where the packed dataset of its recipe is complete already."""
+    unchanged = current in {"", recipe.recipe_id}
+    effect = "nothing changed" if unchanged else f"nothing is to be written, but current is {current}"
+    _log_recipe(recipe)
+    log.info("the packed dataset of this recipe is complete: %s", effect)
+    known = {"recipe_id": recipe.recipe_id, "current": current, "exists": True, "unchanged": unchanged}
+    return {**known, "run_id": ""}
 
 
 def _admitted(
@@ -222,23 +242,30 @@ def write_group(group: Group, params: Mapping[str, Any]) -> None:
             )
 
 
-def commit(solved: Mapping[str, Any], params: Mapping[str, Any], *, require_signature: bool = False) -> dict[str, Any]:
+def commit(
+    solved: Mapping[str, Any],
+    params: Mapping[str, Any],
+    *,
+    tags: Mapping[str, str] = NOTHING,
+    told: str = "",
+    require_signature: bool = False,
+) -> Committed:
     """Check that all partitions are there, store the manifest and tell MLflow; a retry does the same again.
 
-    Returns `recipe_id`, `manifest` and the figures of REPORTED.
+    `told` is the recipe of the newest event that the destination's asset has had, or "". `tags` say who or what asked.
     """
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri, point_to
     from packing.report import mark_committed, record_manifest
     from packing.uris import absolute
 
-    destination = absolute(params["destination"])
+    destination, outcome = absolute(params["destination"]), outcome_of(solved, told)
     with task_errors():
         storage = open_storage()
         recipe = _recipe(storage, destination, solved["recipe_id"])
         uri = manifest_uri(destination, recipe.recipe_id)
         tracker = open_tracker()
-        if solved["unchanged"]:
+        if solved["exists"]:
             point_to(storage, destination, recipe.recipe_id)
         else:
             key = key_to_sign_with(required=require_signature)
@@ -248,11 +275,24 @@ def commit(solved: Mapping[str, Any], params: Mapping[str, Any], *, require_sign
             written = find_written(storage, destination, recipe)
             commit_recipe(storage, destination, recipe, written, key=key, announce=announce)
         # From here on nothing fails: the dataset exists, and the asset's event is only emitted by a task that succeeds.
-        mark_committed(tracker, storage, recipe.recipe_id, destination)
+        returned_by = tags if outcome == RETURNED else None
+        refusal = mark_committed(tracker, storage, recipe.recipe_id, destination, returned_by=returned_by)
     _log_recipe(recipe)
-    log.info("manifest: %s", uri)
+    log.info("%s; manifest: %s", outcome, uri)
     figures = {name: recipe.statistics[name] for name in REPORTED}
-    return {"recipe_id": recipe.recipe_id, "manifest": uri, **figures}
+    return Committed({"recipe_id": recipe.recipe_id, "manifest": uri, **figures}, outcome, refusal)
+
+
+def outcome_of(solved: Mapping[str, Any], told: str) -> str:
+    """What the commit of what was solved comes to for those who follow the destination's asset.
+
+    They know what its newest event said, whoever moved what since, and however often a commit is tried or cleared.
+    Where there was none, or none is kept any more, they know what was current when the recipe was solved.
+    """
+    before = told or solved["current"]
+    if before == solved["recipe_id"] or (solved["exists"] and not before):
+        return UNCHANGED
+    return RETURNED if solved["exists"] else REFRESHED
 
 
 def datasets(committed: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Parameters, InputDataset, InputDataset]:
@@ -269,99 +309,11 @@ def datasets(committed: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[P
     return recipe.parameters, raw, packed_dataset(manifest, committed["manifest"], "packed")
 
 
-def summary(committed: Mapping[str, Any], *, unchanged: bool) -> str:
+def summary(committed: Committed) -> str:
     """What a refresh came to, as Markdown."""
-    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in committed.items()]
-    title = "Nothing changed: the packed dataset is complete." if unchanged else "The packed dataset was refreshed."
-    return "\n".join([f"**{title}**", "", "| | |", "| --- | --- |", *rows])
-
-
-def audit(committed: Mapping[str, str], params: Mapping[str, Any], *, require_signature: bool = False) -> str:
-    """Audit the packed dataset and add the report to its recipe's run; fails if the audit does.
-
-    With a key to sign with, the recipe has to be signed with it. Gives what was found in one line. What was found is in
-    the task's log before MLflow is told, and a failed audit fails as such whether or not it could be recorded.
-    """
-    from packing.signing import check_signature
-    from packing.uris import absolute
-    from packing.verify import require
-
-    source, manifest = absolute(params["source"]), committed["manifest"]
-    with task_errors():
-        # First what takes no time and may have to be tried again.
-        key = key_to_sign_with(required=require_signature)
-        signature = [check_signature(open_storage(), manifest, key.public)] if key else []
-        checks = [*_audit_process(manifest, source), *signature]
-        outcome = _outcome(checks)
-        log.info("%s", "; ".join([outcome, *(check.detail for check in signature)]))
-        untold = _record_patiently(committed["recipe_id"], checks, manifest, source)
-        require(checks, "audited")
-        if untold:
-            raise TrackingError(
-                f"{manifest}: the audit passed, {outcome}, as this log says line by line, but its report could not be "
-                f"added to the recipe's run: {untold}; once MLflow is back, clear this task, which audits again"
-            ) from untold
-    return outcome
-
-
-def _outcome(checks: Sequence[Check]) -> str:
-    failed = [check.name for check in checks if not check.passed]
-    if failed:
-        return f"{len(failed)} of {len(checks)} lines fail: {', '.join(failed)}"
-    return f"all {len(checks)} lines hold"
-
-
-def _record_patiently(recipe_id: str, checks: Sequence[Check], manifest: str, source: str) -> StowageError | None:
-    """Add the report to the recipe's run, and try that again for a while, as Airflow's retry would audit again.
-
-    Gives the error that is left, or None.
-    """
-    untold: StowageError | None = None
-    for pause in (0, *RECORD_PAUSES):
-        time.sleep(pause)
-        try:
-            _record_audit(recipe_id, checks, manifest, source)
-        except StowageError as exc:
-            log.warning("the audit's report is not in MLflow: %s", exc)
-            untold = exc
-        else:
-            return None
-    return untold
-
-
-def _record_audit(recipe_id: str, checks: Sequence[Check], manifest: str, source: str) -> None:
-    from packing.audit.report import record_audit
-    from packing.lineage import find_recipe_run
-
-    tracker = open_tracker()
-    if run := find_recipe_run(tracker, recipe_id, manifest):
-        record_audit(tracker.open_run(run.run_id), checks, manifest=manifest, source=source)
-    else:
-        log.warning("recipe %s has no run in MLflow, so its audit is in this log only", recipe_id)
-
-
-def _audit_process(manifest: str, source: str) -> list[Check]:
-    """Run `packing audit` on all processors: a task's worker processes could not ask Airflow for its connections."""
-    from packing.errors import InputError, StorageError
-    from packing.verify import Check
-    from stowage_airflow.connections import store_environment
-    from stowage_airflow.process import TaskProcess
-
-    command = [sys.executable, "-m", "packing", "audit", manifest, "--source", source, "--json"]
-    environment = store_environment() if "s3://" in manifest + source else {}
-    status, result, message = TaskProcess(command, {**os.environ, **environment}).run()
-    checks = _parse(result).get("checks")
-    if checks:
-        return [Check(**check) for check in checks]
-    error = StorageError if status not in (InputError.exit_status, UsageError.exit_status) else InputError
-    raise error(f"the audit ended with status {status}: {message}")
-
-
-def _parse(line: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        return {}
+    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in committed.dataset.items()]
+    refusal = [committed.refusal, ""] if committed.refusal else []
+    return "\n".join([f"**{committed.outcome.capitalize()}.**", "", *refusal, "| | |", "| --- | --- |", *rows])
 
 
 def _recipe(storage: Storage, destination: str, recipe_id: str) -> Recipe:

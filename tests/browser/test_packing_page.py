@@ -159,7 +159,7 @@ def test_a_dry_run_predicts_what_a_refresh_then_does(open_page: Open, site: Site
     # What was typed is still there.
     assert page.locator("[name=destination]").input_value() == destination
     page.get_by_role("button", name="Refresh", exact=True).click()
-    done = page.get_by_role("status").get_by_text("Refresh done: the packed dataset was committed.")
+    done = page.get_by_role("status").get_by_text("Refresh done: the packed dataset was refreshed.")
     done.wait_for(timeout=RUN_MILLISECONDS)
     page.locator("#details").get_by_role("link", name="Its recipe").click()
     page.get_by_role("heading", level=1).get_by_text("Recipe").wait_for()

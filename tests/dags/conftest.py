@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 from demo.servers import MlflowServer, ObjectStore
+from packing.adapters import open_storage
+from packing.in_memory import MemoryTracker
+from tests.builders import random_sizes, raw_shard
+from tests.dags.refreshing import PARAMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -63,7 +67,7 @@ def airflow_environment(airflow_home: Path) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "PYTHONPATH": str(REPOSITORY / "plugins"),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "plugins"), str(REPOSITORY)]),
     }
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
     return environment
@@ -96,3 +100,36 @@ def airflow(
             "STOWAGE_TRAIN_SEQUENCES_PER_STEP": "8",
         }
     )
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "plugins"))
+    from stowage_airflow import stages
+
+    yield stages
+    for name in [name for name in sys.modules if name.startswith("stowage_airflow")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def audits(stages: Any) -> Any:  # noqa: ARG001 - which finds the plugin, and forgets it
+    from stowage_airflow import audits
+
+    return audits
+
+
+@pytest.fixture
+def refreshed(
+    stages: Any, audits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], MemoryTracker]:
+    """The params of a refresh in folders, which an audit's own process can read too, and its tracker."""
+    tracker = MemoryTracker()
+    for module in (stages, audits):
+        monkeypatch.setattr(module, "open_storage", open_storage)
+        monkeypatch.setattr(module, "open_tracker", lambda: tracker)
+    monkeypatch.setattr(stages, "signing_key", lambda: None)
+    (tmp_path / "raw").mkdir()
+    for i in range(6):
+        (tmp_path / "raw" / f"part-{i}").write_bytes(raw_shard(random_sizes(30, seed=i), seed=i))
+    return {**PARAMS, "source": str(tmp_path / "raw"), "destination": str(tmp_path / "out")}, tracker

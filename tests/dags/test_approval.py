@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from packing.commit import find_latest
 from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.parallel import serial
 from packing.pipeline import refresh
@@ -83,8 +85,8 @@ class Refreshes:
     def ask(self, above: float | None = 10) -> str:
         from stowage_airflow.approval_question import approval_question
 
-        recipe_id, unchanged = self.solve()
-        solved = {"recipe_id": recipe_id, "unchanged": unchanged}
+        recipe_id, exists = self.solve()
+        solved = {"recipe_id": recipe_id, "exists": exists, "current": find_latest(self.storage, "/out")}
         params = {"source": "/raw", "destination": "/out", "approve_above": above}
         return approval_question(self.storage, self.tracker, solved, params)
 
@@ -151,12 +153,31 @@ def test_a_return_to_an_earlier_dataset_is_asked_about(refreshes: Refreshes) -> 
     assert "| sequences kept | 420 | 180 | **57.1 %** |" in question
 
 
-def test_where_mlflow_knows_no_current_recipe_a_person_decides(refreshes: Refreshes) -> None:
+def test_the_store_knows_what_is_current_whatever_mlflow_was_told(refreshes: Refreshes) -> None:
+    first, _ = refreshes.solve()
+    (name,) = refreshes.tracker.registered
+    registered = copy.deepcopy(refreshes.tracker.registered[name])
+    refreshes.put(shards("another", 9))
+    second = refreshes.commit()
+    refreshes.tracker.registered[name] = registered  # as if MLflow had refused to be told
+    assert refreshes.ask(0) == "", "nothing is new"
+    refreshes.put(shards("more", 10))
+    question = refreshes.ask(0)
+    assert f"Current recipe `{second}`, new" in question
+    assert f"MLflow's alias `current` names another recipe, `{first}`" in question
+
+
+def test_where_nobody_knows_a_current_recipe_a_person_decides(refreshes: Refreshes) -> None:
+    refreshes.storage.delete("/out/index/current.json")
+    first, _ = refreshes.solve()
+    refreshes.put(shards("another", 9))
+    assert f"Current recipe `{first}`, new" in refreshes.ask(0), "MLflow knows"
+    refreshes.remove("another-9")
     refreshes.tracker.registered.clear()
     assert refreshes.ask() == "", "nothing is new"
     refreshes.put(shards("another", 9))
     question = refreshes.ask()
-    assert "MLflow does not know which one is current" in question
+    assert "neither the store nor MLflow knows which one is current" in question
     assert f"New recipe `{refreshes.solve()[0]}`" in question
 
 

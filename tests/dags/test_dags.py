@@ -186,6 +186,37 @@ def test_a_dry_run_predicts_the_refresh_and_leaves_nothing(
     assert unchanged["unchanged"]
 
 
+def test_a_return_to_an_earlier_dataset_is_an_event_and_a_notice(
+    airflow: Airflow, storage: Storage, tmp_path: Path
+) -> None:
+    source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
+    upload(storage, source, count=3)
+    airflow = Airflow({**airflow.environment, "STOWAGE_NOTIFY": configured(tmp_path / "sent")})
+    (first,) = airflow.run((REFRESH, OPTIONS))
+    withdrawn = storage.read(f"{source}/part-2")
+    storage.delete(f"{source}/part-2")
+    (without,) = airflow.run((REFRESH, OPTIONS))
+    storage.write(f"{source}/part-2", withdrawn)
+    # What no program relies on may be lost: the asset's newest event says what its followers know.
+    storage.delete(f"{destination}/latest.json")
+    storage.delete(f"{destination}/index/current.json")
+    (back,) = airflow.run((REFRESH, OPTIONS))
+    (again,) = airflow.run((REFRESH, {**OPTIONS, "audit": True}))
+    extras = [event["extra"] for outcome in (first, without, back, again) for event in outcome["events"]]
+    assert len(extras) == 3, back["log"]
+    assert (extras[0] == extras[2], extras[0] == extras[1]) == (True, False)
+    outcomes = [
+        xcom["value"]["words"]
+        for outcome in (first, without, back, again)
+        for xcom in outcome["xcoms"]
+        if (xcom["task"], xcom["key"]) == ("commit", "outcome")
+    ]
+    refreshed, returned = "the packed dataset was refreshed", "an earlier packed dataset is current again"
+    assert outcomes == [refreshed, refreshed, returned, "nothing changed"]
+    assert sent(tmp_path / "sent").keys() == {f"{REFRESH}: {words}" for words in outcomes}
+    assert again["tasks"]["audit"] == ["success"]
+
+
 def test_openlineage_is_told_of_raw_and_packed_data(airflow: Airflow, storage: Storage, tmp_path: Path) -> None:
     pytest.importorskip("airflow.providers.openlineage")
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]

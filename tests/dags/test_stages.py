@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +12,15 @@ from typing import Any
 import pytest
 
 from packing.adapters import open_storage
-from packing.errors import StorageError, TrackingError
-from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
+from packing.errors import (
+    StorageError,
+    StowageError,
+    TrackerAwayError,
+    TrackerRefusedError,
+    TrackingError,
+    UsageError,
+)
+from packing.in_memory import MemoryStorage, MemoryTracker
 from packing.parallel import serial
 from packing.ports import Buffer, FoundRuns, ObjectInfo
 from packing.predict import FIGURES
@@ -23,32 +28,11 @@ from packing.recipe import read_recipe, recipe_uri
 from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard, store_with
-from tests.packing.test_signing import ANOTHER, KEY
+from tests.dags.refreshing import PARAMS, refresh, refused, scan_and_solve
+from tests.packing.test_signing import KEY
+from tests.report.test_record import refuse
 
 pytestmark = pytest.mark.slow
-
-PARAMS = {
-    "source": "/raw",
-    "destination": "/out",
-    "max_sequence_length": 64,
-    "max_sequences_per_pack": 3,
-    "max_predictions_per_sequence": 10,
-    "solver": "optimal",
-    "seed": 0,
-    "partition_bytes": 12_000,
-    "time_limit": None,
-    "max_rejected": 0,
-}
-
-
-@pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "plugins"))
-    from stowage_airflow import stages
-
-    yield stages
-    for name in [name for name in sys.modules if name.startswith("stowage_airflow")]:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -59,16 +43,6 @@ def storage(stages: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStorage:
     monkeypatch.setattr(stages, "open_tracker", lambda: tracker)
     monkeypatch.setattr(stages, "signing_key", lambda: None)
     return storage
-
-
-def scan_and_solve(stages: Any, params: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    stages.check_request(params)
-    groups = stages.list_shards(params, 2)
-    assert len(groups) == 2
-    for group in groups:
-        stages.scan_group(group, params)
-    solved: tuple[dict[str, Any], list[dict[str, Any]]] = stages.solve(groups, params, {}, 2)
-    return solved
 
 
 def test_a_refresh_broken_off_before_the_write_goes_on_where_the_data_is_now(
@@ -84,7 +58,7 @@ def test_a_refresh_broken_off_before_the_write_goes_on_where_the_data_is_now(
     assert len(writes) == 2
     for group in writes:
         stages.write_group(group, moved)
-    committed = stages.commit(solved, moved)
+    committed = stages.commit(solved, moved).dataset
     require(verify_dataset(storage, serial(storage), committed["manifest"], "/moved"))
 
     again, writes = scan_and_solve(stages, moved)
@@ -105,96 +79,8 @@ def test_groups_keep_order_and_are_balanced() -> None:
     assert {len(group) for group in balanced_groups(list(range(100)), lambda _: 1, 4)} == {25}
 
 
-@pytest.fixture
-def refreshed(stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], MemoryTracker]:
-    """The params of a refresh in folders, which an audit's own process can read too, and its tracker."""
-    tracker = MemoryTracker()
-    monkeypatch.setattr(stages, "open_storage", open_storage)
-    monkeypatch.setattr(stages, "open_tracker", lambda: tracker)
-    monkeypatch.setattr(stages, "signing_key", lambda: None)
-    (tmp_path / "raw").mkdir()
-    for i in range(6):
-        (tmp_path / "raw" / f"part-{i}").write_bytes(raw_shard(random_sizes(30, seed=i), seed=i))
-    return {**PARAMS, "source": str(tmp_path / "raw"), "destination": str(tmp_path / "out")}, tracker
-
-
-def refresh(stages: Any, params: dict[str, Any]) -> dict[str, str]:
-    solved, writes = scan_and_solve(stages, params)
-    for group in writes:
-        stages.write_group(group, params)
-    committed: dict[str, str] = stages.commit(solved, params)
-    return committed
-
-
-def test_an_audit_is_added_to_the_recipes_run(stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]) -> None:
-    params, tracker = refreshed
-    refresh(stages, params)
-    committed = refresh(stages, params)  # which changes nothing, and has no run of its own
-    (run,) = tracker.runs.values()
-    assert "stowage.audit" not in run.tags
-    assert stages.audit(committed, params) == "all 12 lines hold"
-    assert run.tags["stowage.audit"] == "passed"
-    report = json.loads(run.artifacts["audit/report.json"])
-    assert (report["outcome"], report["manifest"], report["source"]) == (
-        "passed", committed["manifest"], params["source"],
-    )  # fmt: skip
-    assert len([check for check in report["checks"] if check["passed"]]) == 12
-    page = run.artifacts["audit/report.md"].decode()
-    assert page.startswith("# Audit passed")
-    assert page.count("| ok |") == 12
-
-
-def test_an_audit_that_fails_is_recorded_and_fails_the_task(
-    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]
-) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-
-    params, tracker = refreshed
-    committed = refresh(stages, params)
-    shard = next(Path(params["destination"], "shards").rglob("part-*"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(AirflowFailException, match=str(shard)):
-        stages.audit(committed, params)
-    (run,) = tracker.runs.values()
-    assert run.tags["stowage.audit"] == "failed"
-    assert b"| **FAILED** | packed shards |" in run.artifacts["audit/report.md"]
-    tracker.runs.clear()
-    with pytest.raises(AirflowFailException, match=str(shard)):
-        stages.audit(committed, params)
-
-
-def test_an_audit_that_cannot_be_done_is_no_audit(stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker]) -> None:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
-    params, tracker = refreshed
-    committed = refresh(stages, params)
-    with pytest.raises(AirflowFailException, match=r"audit ended with status 3: error: .*expected raw TFRecord shards"):
-        stages.audit(committed, {**params, "source": params["source"] + "-none"})
-    with pytest.raises(AirflowException, match=r"audit ended with status 5: error: .*no such"):
-        stages.audit({**committed, "manifest": committed["manifest"] + "-none"}, params)
-    (run,) = tracker.runs.values()
-    assert "stowage.audit" not in run.tags
-
-
-def test_with_a_key_to_sign_with_a_dataset_is_signed_and_its_signature_audited(
-    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-
-    params, tracker = refreshed
-    monkeypatch.setattr(stages, "signing_key", lambda: KEY)
-    committed = refresh(stages, params)
-    (run,) = tracker.runs.values()
-    assert run.tags["stowage.signed_by"] == KEY.public.fingerprint
-    assert stages.audit(committed, params) == "all 13 lines hold"
-    monkeypatch.setattr(stages, "signing_key", lambda: ANOTHER)
-    with pytest.raises(AirflowFailException, match="signature: not signed by"):
-        stages.audit(committed, params)
-    assert run.tags["stowage.audit"] == "failed"
-
-
 def test_where_a_signature_is_required_nothing_is_committed_or_audited_without_a_key(
-    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
+    stages: Any, audits: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the task may be tried again, as the secrets backend may come back."""
     params, tracker = refreshed
@@ -209,110 +95,19 @@ def test_where_a_signature_is_required_nothing_is_committed_or_audited_without_a
     assert contents(params["destination"]) == before
 
     monkeypatch.setattr(stages, "signing_key", lambda: KEY)
-    committed = stages.commit(solved, params, require_signature=True)
+    committed = stages.commit(solved, params, require_signature=True).dataset
     assert check_signature(open_storage(), committed["manifest"], KEY.public).passed
     monkeypatch.setattr(stages, "signing_key", lambda: None)
     again, _ = scan_and_solve(stages, params)
-    assert stages.commit(again, params, require_signature=True) == committed, "nothing is left to sign"
-    monkeypatch.setattr(stages, "_audit_process", None)
+    assert stages.commit(again, params, require_signature=True).dataset == committed, "nothing is left to sign"
+    monkeypatch.setattr(audits, "_audit_process", None)
     with refused(match="^connection stowage_signing: "):
-        stages.audit(committed, params, require_signature=True)
+        audits.audit(committed, [], params, require_signature=True)
     assert "stowage.audit" not in run.tags
-
-
-@contextmanager
-def refused(match: str) -> Iterator[None]:
-    """A task fails so, and is to be tried again."""
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
-    with pytest.raises(AirflowException, match=match) as caught:
-        yield
-    assert not isinstance(caught.value, AirflowFailException)
 
 
 def contents(folder: str) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-class AwayFor(MemoryTracker):
-    """A server that does not answer the next so many requests for runs."""
-
-    def __init__(self, tracker: MemoryTracker, requests: int) -> None:
-        super().__init__()
-        self.runs, self.requests = tracker.runs, requests
-
-    def find_runs(self, *args: Any, **options: Any) -> FoundRuns:
-        self.requests -= 1
-        if self.requests >= 0:
-            raise TrackingError("connection refused")
-        return super().find_runs(*args, **options)
-
-
-@pytest.fixture
-def audited(
-    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[MemoryRun, list[int]]]:
-    """Audits a dataset with one line that holds or not, while MLflow is away for so many requests.
-
-    Gives the recipe's run, and one number for each audit that was made.
-    """
-    from packing.verify import Check
-
-    params, tracker = refreshed
-    committed = refresh(stages, params)
-    monkeypatch.setattr(stages, "RECORD_PAUSES", (0, 0))
-
-    def audit(*, passes: bool, away: int, error: str = "") -> tuple[MemoryRun, list[int]]:
-        made: list[int] = []
-
-        def process(*_: str) -> list[Check]:
-            made.append(len(made))
-            return [Check("bound", passed=passes, detail="as it was found")]
-
-        monkeypatch.setattr(stages, "_audit_process", process)
-        server = AwayFor(tracker, away)
-        monkeypatch.setattr(stages, "open_tracker", lambda: server)
-        with refused(match=error) if error else nullcontext():
-            stages.audit(committed, params)
-        (run,) = tracker.runs.values()
-        return run, made
-
-    return audit
-
-
-@pytest.mark.parametrize("away", [0, 1, 2])
-def test_what_an_audit_found_is_told_once_mlflow_is_back(
-    audited: Callable[..., tuple[MemoryRun, list[int]]], away: int
-) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-
-    run, made = audited(passes=True, away=away)
-    assert (run.tags["stowage.audit"], made) == ("passed", [0])
-    with pytest.raises(AirflowFailException, match="bound: as it was found"):
-        audited(passes=False, away=away)
-    assert run.tags["stowage.audit"] == "failed"
-
-
-def test_an_audit_that_passed_and_is_not_recorded_says_both(
-    audited: Callable[..., tuple[MemoryRun, list[int]]], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    message = "the audit passed, all 1 lines hold, as this log says .* could not be added .*: connection refused; once"
-    run, made = audited(passes=True, away=100, error=message)
-    assert ("stowage.audit" in run.tags, made) == (False, [0])
-    assert "all 1 lines hold" in caplog.text
-
-
-def test_a_failed_audit_fails_as_one_also_if_it_cannot_be_recorded(
-    audited: Callable[..., tuple[MemoryRun, list[int]]], caplog: pytest.LogCaptureFixture
-) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-
-    caplog.set_level(logging.INFO)
-    with pytest.raises(AirflowFailException, match=r"^bound: as it was found$"):
-        audited(passes=False, away=100)
-    assert "1 of 1 lines fail: bound" in caplog.text
-    assert "the audit's report is not in MLflow: connection refused" in caplog.text
 
 
 def test_a_refresh_that_follows_a_rejected_one_goes_on_with_its_run(stages: Any, storage: MemoryStorage) -> None:
@@ -366,7 +161,7 @@ def test_a_commit_says_that_the_dataset_exists_once_it_does_and_is_retried_until
     assert not isinstance(caught.value, AirflowFailException)
     assert "stowage.manifest" not in run.tags
     for _ in range(2):
-        committed = stages.commit(solved, PARAMS)
+        committed = stages.commit(solved, PARAMS).dataset
         assert run.tags["stowage.manifest"] == committed["manifest"]
         assert committed["manifest"] in storage.objects
     assert list(stages.open_tracker().runs) == [solved["run_id"]]
@@ -389,15 +184,150 @@ def test_a_dataset_whose_tag_cannot_be_told_is_committed_and_told_by_a_refresh_t
     away.runs = tracker.runs
     with monkeypatch.context() as patch:
         patch.setattr(stages, "open_tracker", lambda: away)
-        committed = stages.commit(solved, PARAMS)
+        committed = stages.commit(solved, PARAMS).dataset
     assert committed["manifest"] in storage.objects
     assert "connection refused" in caplog.text
     run = tracker.runs[solved["run_id"]]
     assert "stowage.manifest" not in run.tags
     again, _ = scan_and_solve(stages, PARAMS)
     assert again["unchanged"]
-    assert stages.commit(again, PARAMS) == committed
+    assert stages.commit(again, PARAMS).dataset == committed
     assert run.tags["stowage.manifest"] == committed["manifest"]
+
+
+@dataclass
+class Followers:
+    """What the newest event of the asset said, and how many there were: a task emits one only if it succeeds."""
+
+    told: str = ""
+    events: int = 0
+
+    def hear(self, committed: Any) -> None:
+        if committed.outcome != "nothing changed":
+            self.told, self.events = committed.dataset["recipe_id"], self.events + 1
+
+
+def commits(stages: Any, followers: Followers, tries: int = 1, **options: Any) -> Any:
+    """A refresh whose commit has so many tries, of which the last alone ends."""
+    solved, writes = scan_and_solve(stages, PARAMS)
+    for group in writes:
+        stages.write_group(group, PARAMS)
+    for _ in range(tries):
+        committed = stages.commit(solved, PARAMS, told=followers.told, **options)
+    followers.hear(committed)
+    return solved, committed
+
+
+def add_shard(storage: MemoryStorage) -> None:
+    storage.objects["/raw/more"] = raw_shard(random_sizes(60, seed=50), seed=50)
+
+
+def test_a_return_to_an_earlier_dataset_is_told_and_recorded(stages: Any, storage: MemoryStorage) -> None:
+    followers, tracker = Followers(), stages.open_tracker()
+    _, first = commits(stages, followers)
+    add_shard(storage)
+    _, second = commits(stages, followers)
+    assert (first.outcome, second.outcome, followers.events) == (stages.REFRESHED, stages.REFRESHED, 2)
+    storage.delete("/raw/more")
+    tags = {"stowage.triggered_by": "ada, by hand", "airflow.dag_run_url": "http://airflow/dags/d/runs/r"}
+    solved, back = commits(stages, followers, tags=tags)
+    assert (solved["exists"], solved["unchanged"], solved["current"]) == (True, False, second.dataset["recipe_id"])
+    assert (back.outcome, followers.events, back.dataset) == (stages.RETURNED, 3, first.dataset)
+    assert "**An earlier packed dataset is current again.**" in stages.summary(back)
+    assert len(tracker.runs) == 2
+    recorded = {name: value for run in tracker.runs.values() for name, value in run.tags.items() if "returned" in name}
+    assert list(recorded.values()) == ["ada, by hand, http://airflow/dags/d/runs/r"]
+    assert commits(stages, followers)[1].outcome == stages.UNCHANGED
+    assert followers.events == 3
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with an event before", "with none"])
+@pytest.mark.parametrize("back", [True, False], ids=["a return", "a new dataset"])
+def test_a_commit_that_is_tried_or_cleared_again_tells_once(
+    stages: Any, storage: MemoryStorage, *, known: bool, back: bool
+) -> None:
+    """All that a try leaves is there for the next one, but for the event."""
+    followers = Followers()
+    commits(stages, followers)
+    add_shard(storage)
+    if back:
+        commits(stages, followers)
+        storage.delete("/raw/more")
+    before = followers.events
+    followers.told = followers.told if known else ""
+    solved, committed = commits(stages, followers, tries=3)
+    assert committed.outcome == (stages.RETURNED if back else stages.REFRESHED)
+    assert followers.events == before + 1
+    cleared = stages.commit(solved, PARAMS, told=followers.told)
+    assert (cleared.outcome, cleared.dataset) == (stages.UNCHANGED, committed.dataset)
+
+
+def test_what_a_commit_that_failed_for_good_did_not_tell_is_told_by_the_next_refresh(
+    stages: Any, storage: MemoryStorage
+) -> None:
+    followers = Followers()
+    commits(stages, followers)
+    add_shard(storage)
+    commits(stages, Followers(followers.told))  # which moved all, and never ended
+    solved, committed = commits(stages, followers)
+    assert solved["unchanged"]
+    assert (committed.outcome, followers.told) == (stages.RETURNED, solved["recipe_id"])
+
+
+@pytest.mark.parametrize("pointer", ["/out/index/current.json", "/out/latest.json"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"{}"])
+def test_a_pointer_that_is_lost_or_spoilt_starts_no_training(
+    stages: Any, storage: MemoryStorage, pointer: str, content: bytes | None
+) -> None:
+    commits(stages, Followers())
+    storage.delete(pointer)
+    if content is not None:
+        storage.objects[pointer] = content
+    solved, committed = commits(stages, Followers())
+    assert (solved["unchanged"], committed.outcome) == (True, stages.UNCHANGED)
+
+
+def test_a_refused_alias_is_told_as_one_that_waiting_does_not_mend(
+    stages: Any, refreshed: tuple[dict[str, Any], MemoryTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, tracker = refreshed
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "set_current", refuse)
+        committed = refresh(stages, params)
+    assert committed.outcome == stages.REFRESHED
+    for text in (committed.refusal, stages.summary(committed)):
+        assert "Give MLflow's user the permission EDIT on the registered models recipes-*" in text
+    (run,) = tracker.runs.values()
+    assert run.tags["stowage.alias"] == "refused"
+    assert refresh(stages, params).refusal == ""
+    assert run.tags["stowage.alias"] == "set"
+
+
+def test_a_task_s_error_is_one_line_and_keeps_its_whole_message(stages: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from airflow.sdk.exceptions import AirflowException
+
+    with pytest.raises(AirflowException) as caught, stages.task_errors():
+        raise StorageError("s3://b/k: refused access; check the policy") from OSError("the library's own words")
+    assert str(caught.value) == "s3://b/k: refused access; check the policy"
+    assert "library" not in "".join(traceback.format_exception(caught.value))
+    assert [(entry.levelname, entry.message) for entry in caplog.records] == [("ERROR", str(caught.value))]
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (StorageError("away"), True),
+        (TrackerAwayError("away"), True),
+        (TrackerRefusedError("refused"), False),
+        (UsageError("wrong"), False),
+    ],
+)
+def test_what_waiting_does_not_mend_is_not_tried_again(stages: Any, error: StowageError, again: bool) -> None:  # noqa: FBT001
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    with pytest.raises(AirflowException) as caught, stages.task_errors():
+        raise error
+    assert isinstance(caught.value, AirflowFailException) != again
 
 
 @pytest.mark.parametrize(

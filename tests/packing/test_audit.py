@@ -601,6 +601,26 @@ def test_raw_shards_elsewhere_with_the_same_content_are_the_same(small: Dataset)
     assert "5 of them stored anew since" in checks[2].detail
 
 
+def test_a_raw_shard_that_came_after_the_refresh_is_told_and_fails_nothing(small: Dataset) -> None:
+    """One that was there, and that the recipe does not list, was left out."""
+    changed = small.copy()
+    changed.storage.objects["/raw/later"] = raw_shards()["c"]
+
+    def audited(listed: list[str] | None) -> dict[str, str]:
+        checks = audit_dataset(changed.storage, serial(changed.storage), changed.manifest_uri, "/raw", listed)
+        return {check.name: check.detail for check in checks if not check.passed or "later" in check.detail}
+
+    there = list(raw_shards())
+    assert audited(there)[RAW].endswith("; 1 more came after the refresh had listed them and are not in it: later")
+    assert list(audited(there)) == [RAW]
+    for left_out in ([*there, "later"], None):
+        found = audited(left_out)
+        assert found.keys() >= {RAW, HISTOGRAM, PARTITIONS, SEQUENCES}
+        assert found[RAW].startswith("later: the recipe does not list it; it came later, or was left out")
+    with pytest.raises(InputError, match="the 1 raw shards that the refresh listed, found none"):
+        audited(["gone"])
+
+
 def test_a_failed_audit_is_an_error_with_all_lines(small: Dataset) -> None:
     changed = small.copy()
     flip_a_bit(changed)

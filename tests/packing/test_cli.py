@@ -68,6 +68,13 @@ def test_run_then_audit(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     status, audited, _ = status_and_result(capsys, *audit)
     assert (status, audited["audited"]) == (0, True)
     assert len(audited["checks"]) == 12  # type: ignore[arg-type]  # a list
+    (raw / "part-9").write_bytes((raw / "part-0").read_bytes())
+    assert status_and_result(capsys, *audit)[0] == 4
+    listed = tmp_path / "listed.json"
+    for text, expected in (('["part-0", "part-1", "part-2"]', 0), ("[1]", 2), ("{}", 2), ("part-0", 2)):
+        listed.write_text(text)
+        assert status_and_result(capsys, *audit, "--listed", str(listed))[0] == expected
+    (raw / "part-9").unlink()
     (raw / "part-1").write_bytes((raw / "part-0").read_bytes())
     status, audited, errors = status_and_result(capsys, *audit)
     assert (status, audited["audited"]) == (4, False)
@@ -81,6 +88,27 @@ def test_scan_counts_what_it_leaves_out(raw: Path, capsys: pytest.CaptureFixture
     status, result, _ = status_and_result(capsys, *scan, "2")
     assert (status, result["sequences"], result["rejected"]) == (0, 60, 2)
     assert status_and_result(capsys, *scan, "1")[0] == 3
+
+
+def test_a_run_says_whether_it_changed_what_is_current(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", str(raw), str(tmp_path / "out"), *LIMITS, "--workers", "1")
+
+    def outcome() -> tuple[object, object, str]:
+        assert main([*run, "--json"]) == 0
+        *table, line = capsys.readouterr().out.splitlines()
+        result = json.loads(line)
+        (words,) = (row.split(maxsplit=1)[1] for row in table if row.startswith("outcome"))
+        return result["unchanged"], result["returned"], words
+
+    content = (raw / "part-2").read_bytes()
+    assert outcome() == (False, False, "the packed dataset was refreshed")
+    (raw / "part-2").unlink()
+    assert outcome() == (False, False, "the packed dataset was refreshed")
+    (raw / "part-2").write_bytes(content)
+    assert outcome() == (True, True, "an earlier packed dataset is current again")
+    assert outcome() == (True, False, "nothing changed")
 
 
 def test_a_relative_path_and_another_working_directory_find_the_same_dataset(

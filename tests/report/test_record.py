@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from packing.commit import manifest_uri
-from packing.errors import TrackingError
+from packing.errors import TrackerRefusedError, TrackingError
 from packing.in_memory import MemoryRun, MemoryStorage, MemoryTracker
 from packing.lineage import find_recipe_run
 from packing.manifest import read_manifest
@@ -41,7 +41,7 @@ def recorded(storage: MemoryStorage, tracker: MemoryTracker, destination: str = 
         PARAMETERS,
         **{"on_recipe": record.add_recipe, "on_manifest": record.add_manifest, **options},
     )
-    record.mark_committed(outcome.recipe)
+    record.mark_committed(outcome.recipe, returned=outcome.returned)
     return outcome
 
 
@@ -49,6 +49,11 @@ def current(tracker: MemoryTracker, destination: str = "/out") -> tuple[str, int
     """The recipe that is current, and the number of versions."""
     registered = tracker.registered[registered_name(destination)]
     return registered.versions[registered.current][1]["recipe_id"], len(registered.versions)
+
+
+def refuse(*_: object, **__: object) -> str:
+    """As MLflow does whose user may not change a registered model."""
+    raise TrackerRefusedError("http://mlflow: MLflow failed (Permission denied)")
 
 
 class WithoutRegistry(MemoryTracker):
@@ -134,9 +139,32 @@ def test_going_back_to_an_earlier_recipe_makes_that_one_current(storage: MemoryS
     assert current(tracker) == (second, 2)
     storage.delete("/raw/part-9")
     outcome = recorded(storage, tracker)
-    assert (outcome.unchanged, outcome.recipe.recipe_id) == (True, first)
+    assert (outcome.unchanged, outcome.returned, outcome.recipe.recipe_id) == (True, True, first)
     assert current(tracker) == (first, 2)
-    assert len(tracker.runs) == 2
+    told = [value for run in tracker.runs.values() for name, value in run.tags.items() if "returned" in name]
+    assert (told, len(tracker.runs)) == (["admin, by hand"], 2)
+    assert (recorded(storage, tracker).returned, len(told)) == (False, 1)
+
+
+def test_a_refusal_is_no_failure_that_passes_and_keeps_nothing_else_from_being_told(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = MemoryTracker()
+    first = recorded(storage, tracker)
+    run, *_ = tracker.runs.values()
+    del run.tags["stowage.manifest"]
+    storage.write("/raw/part-9", raw_shard(random_sizes(30, seed=9), seed=9))
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "set_current", refuse)
+        second = recorded(storage, tracker)
+    assert current(tracker)[0] == first.recipe.recipe_id
+    assert run.tags["stowage.manifest"] == first.manifest_uri
+    assert "the next refresh mends" not in caplog.text
+    assert f"{registered_name('/out')} stays at an earlier recipe" in caplog.text
+    assert [found.tags.get("stowage.alias") for found in tracker.runs.values()] == [None, "refused"]
+    assert recorded(storage, tracker).unchanged
+    assert current(tracker)[0] == second.recipe.recipe_id
+    assert [found.tags.get("stowage.alias") for found in tracker.runs.values()] == [None, "set"]
 
 
 def test_a_refresh_that_changed_nothing_leaves_what_is_current(storage: MemoryStorage) -> None:

@@ -128,12 +128,12 @@ async function showOutcome(name, tasks) {
     details.replaceChildren();
     return;
   }
-  const [{ unchanged }, { recipe_id: recipe }] = await Promise.all([
-    result(tasks, "solve", "solved"),
+  const [{ words, refusal }, { recipe_id: recipe }] = await Promise.all([
+    result(tasks, "commit", "outcome"),
     result(tasks, "commit", "return_value"),
   ]);
-  announce(`${name} done: ${unchanged ? "nothing had changed" : "the packed dataset was committed"}.`);
-  details.replaceChildren(linkTo(`${form.dataset.page}/recipes/${recipe}`, "Its recipe", "_self"));
+  announce(`${name} done: ${words}.`);
+  details.replaceChildren(refusal, linkTo(`${form.dataset.page}/recipes/${recipe}`, "Its recipe", "_self"));
 }
 
 async function result(tasks, task, key) {
