@@ -322,7 +322,7 @@ def test_a_task_s_error_is_one_line_and_keeps_its_whole_message(stages: Any, cap
         (UsageError("wrong"), False),
     ],
 )
-def test_what_waiting_does_not_mend_is_not_tried_again(stages: Any, error: StowageError, again: bool) -> None:  # noqa: FBT001
+def test_what_waiting_does_not_mend_is_not_tried_again(stages: Any, *, error: StowageError, again: bool) -> None:
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     with pytest.raises(AirflowException) as caught, stages.task_errors():
