@@ -30,6 +30,7 @@ from tests.page.opened import MLFLOW_URL, Page, Parsed, open_page
 from tests.page.test_form import inputs, with_form
 
 PARAMETERS = Parameters(max_sequence_length=24)
+REJECTED = ["no packed dataset", "rejected by <op>"]
 
 
 def test_a_row_links_to_the_dag_run_the_mlflow_run_the_manifest_and_the_trainings(
@@ -70,6 +71,7 @@ def test_links_that_leave_the_page_say_where_they_open(page: Page, tracker: Memo
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "passed"}, ["dataset committed", "audit passed"]),
         ({"stowage.manifest": "s3://m.json", "stowage.audit": "failed"}, ["dataset committed", "audit failed"]),
         ({"stowage.signed_by": "SHA256:abc"}, ["no packed dataset", "signature recorded"]),
+        ({"stowage.approval": "rejected by <op>, 2026-11-22 02:00 UTC\napproved by ada"}, REJECTED),
     ],
 )
 def test_the_state_says_what_became_of_a_recipe(
@@ -78,6 +80,13 @@ def test_the_state_says_what_became_of_a_recipe(
     track(tracker, small_recipe(), tags=tags, committed=False)
     state = [li.text for li in page.get("/").all("li") if "state" in li.parents[-1].attributes.get("class", "")]
     assert state == words
+
+
+def test_a_recipes_page_says_who_answered_what_about_it(page: Page, tracker: MemoryTracker) -> None:
+    recipe = small_recipe()
+    track(tracker, recipe, tags={"stowage.approval": "rejected by op, at 2\napproved by ada, at 1"}, committed=False)
+    said = page.get(f"/recipes/{recipe.recipe_id}").said()
+    assert "newest first: rejected by op, at 2 approved by ada, at 1" in said
 
 
 def test_what_the_pipeline_records_is_what_the_page_reads(page: Page, tracker: MemoryTracker) -> None:

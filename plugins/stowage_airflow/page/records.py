@@ -17,6 +17,7 @@ from packing.errors import RunNotFoundError, TrackingError
 from packing.lineage import RECIPES, dataset_digest
 from packing.ports import NOTHING, TrackedRun, Tracker
 from packing.report.record import registered_name
+from stowage_airflow.approval_question import APPROVAL
 from stowage_airflow.page.words import describe_gap, moment
 
 TRAININGS = "bert-pretraining"
@@ -36,7 +37,8 @@ class Record:
     """One record of a recipe: a run in the experiment `packing-recipes`.
 
     `figures` are those of FIGURES, as far as they are recorded, NaN where no such figure can be; `dag_run` is (DAG id,
-    run id) or None; `manifest` is "" for a recipe whose dataset was not completed.
+    run id) or None; `manifest` is "" for a recipe whose dataset was not completed; `answers` say who approved or
+    rejected it, newest first.
     """
 
     run_id: str
@@ -54,6 +56,7 @@ class Record:
     manifest: str
     audit: str
     signed_by: str
+    answers: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -206,6 +209,7 @@ def record_of(run: TrackedRun) -> Record:
         manifest=tags.get("stowage.manifest", ""),
         audit=tags.get("stowage.audit", ""),
         signed_by=tags.get("stowage.signed_by", ""),
+        answers=tuple(tags.get(APPROVAL, "").splitlines()),
     )
 
 
