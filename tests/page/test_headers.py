@@ -45,7 +45,7 @@ def test_pages_load_nothing_from_elsewhere_and_have_no_inline_code(page: Page, t
 
 
 def test_static_files_are_named_by_their_content() -> None:
-    assert len({digest_of(name) for name in STATIC}) == len(STATIC) == 6
+    assert len({digest_of(name) for name in STATIC}) == len(STATIC) == 9
     for name, content in STATIC.items():
         assert b"http://" not in content, name
         assert b"https://" not in content, name
