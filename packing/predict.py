@@ -189,5 +189,6 @@ def prediction_rows(prediction: Prediction) -> list[tuple[str, str]]:
     ]
     if p.cost is not None:
         rows.append(("cost", f"about {p.cost:,.2f}"))
-    done = "nothing changed: the packed dataset exists" if p.unchanged else "nothing was stored: this was a dry run"
-    return [*rows, ("result", done)]
+    if p.unchanged:
+        return [*rows, ("result", "the packed dataset exists already: a refresh would write nothing")]
+    return [*rows, ("result", "nothing was stored: this was a dry run")]

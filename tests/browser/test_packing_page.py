@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -219,6 +219,47 @@ def test_a_run_that_fails_says_where_and_why(open_page: Open) -> None:
     assert "List raw shards: s3://raw/nothing-here: expected raw TFRecord shards, found none" in failure.inner_text()
     log = failure.get_by_role("link", name="its log")
     assert str(log.get_attribute("href")).endswith("/tasks/list_shards")
+
+
+def test_a_mapped_task_that_fails_says_which_it_is_and_all_that_its_error_says(open_page: Open, site: Site) -> None:
+    for number in range(2):
+        site.storage.write(f"s3://raw/bad/part-{number:05d}", b"no TFRecords at all, but text that somebody put here")
+    page = open_page(REFRESH)
+    fill(page, source="s3://raw/bad", destination="s3://packed/bad")
+    page.get_by_role("button", name="Refresh", exact=True).click()
+    page.get_by_role("status").get_by_text("Refresh failed.").wait_for(timeout=RUN_MILLISECONDS)
+    failures = page.locator("#details li").all_inner_texts()
+    assert len(failures) == 2
+    for number, said in enumerate(sorted(failures)):
+        shard = f"part-{number:05d}"
+        assert said.startswith(
+            f"Scan raw shards ({shard}, 0.0 MB): s3://raw/bad/{shard}: record 0 at offset 0: expected"
+        )
+        assert "repair or remove the shard" in said
+
+
+@pytest.mark.usefixtures("packed")
+def test_what_is_typed_before_a_run_is_known_stays(open_page: Open, site: Site) -> None:
+    run = site.api.trigger("refresh_packed_dataset", DRY_RUN)
+    page = open_page(REFRESH)
+    answers: list[Callable[[Any], None]] = [lambda route: route.fulfill(status=503, body="{}")]
+    page.route("**/api/v2/dags/*/dagRuns/**", lambda route: answers[0](route) if answers else route.continue_())
+    page.goto(f"{REFRESH}?{urlencode({'follow': run})}")
+    page.get_by_role("status").get_by_text("asking again").wait_for()
+    fill(page, seed=77)
+    answers.clear()
+    page.locator("#outdated").wait_for()
+    assert page.locator("[name=seed]").input_value() == "77"
+
+
+@pytest.mark.usefixtures("packed")
+def test_a_run_that_somebody_ended_is_not_said_to_be_rejected(open_page: Open, site: Site) -> None:
+    run = site.api.trigger("refresh_packed_dataset", {"source": "s3://no-such-bucket/raw"})
+    page = open_page(f"{REFRESH}?{urlencode({'follow': run})}")
+    page.get_by_role("status").get_by_text("to be tried again: List raw shards").wait_for(timeout=RUN_MILLISECONDS)
+    assert page.locator("#outdated").is_visible(), "the rest of its values were the DAG's defaults"
+    page.request.patch(f"/api/v2/dags/refresh_packed_dataset/dagRuns/{quote(run)}", data={"state": "success"})
+    page.get_by_role("status").get_by_text("ended without a commit").wait_for(timeout=RUN_MILLISECONDS)
 
 
 def test_a_run_that_waits_for_another_says_so(open_page: Open, site: Site, packed: Packed) -> None:

@@ -19,6 +19,7 @@ from packing.adapters import open_storage
 from packing.in_memory import MemoryTracker
 from tests.builders import random_sizes, raw_shard
 from tests.dags.refreshing import PARAMS
+from tests.plugin import importable_plugin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -104,12 +105,10 @@ def airflow(
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "plugins"))
-    from stowage_airflow import stages
+    with importable_plugin(monkeypatch):
+        from stowage_airflow import stages
 
-    yield stages
-    for name in [name for name in sys.modules if name.startswith("stowage_airflow")]:
-        del sys.modules[name]
+        yield stages
 
 
 @pytest.fixture

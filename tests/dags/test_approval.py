@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +20,7 @@ from packing.recipe import recipe_uri
 from packing.report.record import RefreshRecord
 from packing.types import Parameters
 from tests.builders import random_sizes, raw_shard, stages_of, store_with
+from tests.plugin import importable_plugin
 
 SMALL = Parameters(
     max_sequence_length=64, max_sequences_per_pack=3, max_predictions_per_sequence=10, partition_bytes=12_000
@@ -30,10 +29,8 @@ SMALL = Parameters(
 
 @pytest.fixture(autouse=True)
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "plugins"))
-    yield
-    for name in [name for name in sys.modules if name.startswith("stowage_airflow")]:
-        del sys.modules[name]
+    with importable_plugin(monkeypatch):
+        yield
 
 
 def shards(prefix: str, *seeds: int, count: int = 30, content: int = 0) -> dict[str, bytes]:

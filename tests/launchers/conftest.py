@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.launchers.airflow_task import CANARY
 from tests.launchers.cluster import FakeCluster, connection, running_cluster
+from tests.plugin import importable_plugin
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
     """A cluster to which Airflow's connections lead, with canaries for their secrets."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "plugins"))
     from airflow.sdk.bases.operator import ExecutorSafeguard
 
     monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
-    with running_cluster() as (cluster, url):
+    with importable_plugin(monkeypatch), running_cluster() as (cluster, url):
         aws = {"conn_type": "aws", "login": "AKIA" + CANARY, "password": CANARY}
         aws["extra"] = {"endpoint_url": "https://s3.example.org", "region_name": "here"}
         for name, value in {
@@ -30,5 +28,3 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
         yield cluster
     cluster.settle()
     cluster.check_nothing_runs()
-    for name in [name for name in sys.modules if name.startswith("stowage_airflow")]:
-        del sys.modules[name]

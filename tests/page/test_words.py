@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stowage_airflow.page.words import describe_gap, legible, percent, seconds, size
+from stowage_airflow.page.words import describe_gap, legible, moment, percent, seconds, size
 
 
 @given(st.integers(1, 10**12), st.integers(0, 10**9))
@@ -71,3 +71,13 @@ def test_a_size_is_within_its_rounding(count: int) -> None:
 )
 def test_durations_are_words(value: float, text: str) -> None:
     assert seconds(value) == text
+
+
+@given(st.integers(-(10**20), 10**20))
+@example(10**17)
+def test_a_time_of_any_size_is_one_of_the_calendar(milliseconds: int) -> None:
+    assert 1970 <= moment(milliseconds).year <= 9999
+
+
+def test_a_time_is_that_of_its_milliseconds() -> None:
+    assert moment(1_800_000_000_000).isoformat() == "2027-01-15T08:00:00+00:00"

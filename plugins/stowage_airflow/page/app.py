@@ -20,7 +20,7 @@ from stowage_airflow.connections import mlflow_uri, open_tracker
 from stowage_airflow.page import records
 from stowage_airflow.page.access import may_refresh, may_see_recipes, may_see_trainings
 from stowage_airflow.page.anatomy import take_apart
-from stowage_airflow.page.artifacts import MANIFEST, RECIPE, Examined, find_manifest, read_recipe
+from stowage_airflow.page.artifacts import MANIFEST, RECIPE, Examined, find_manifest, read_artifact, read_recipe
 from stowage_airflow.page.comparison import compare
 from stowage_airflow.page.failures import About, answer_failures
 from stowage_airflow.page.form import Form, prefill, read_form
@@ -175,7 +175,7 @@ def download_manifest(tracker: Store, recipe_id: str, run: str = "") -> Response
 
 def _download(tracker: Tracker, recipe_id: str, run: str, path: str, kind: str) -> Response:
     record = records.choose_record(records.find_records(tracker, recipe_id), run)
-    content = tracker.read_artifact(record.run_id, path)
+    content = read_artifact(tracker, record, path)
     name = f'attachment; filename="{kind}-{quote(recipe_id[:12], safe="")}.json"'
     return respond(content, "application/json", headers={"Content-Disposition": name})
 

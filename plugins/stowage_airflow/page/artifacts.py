@@ -37,6 +37,14 @@ class FoundManifest:
     problem: str = ""
 
 
+def read_artifact(tracker: Tracker, record: Record, path: str) -> bytes:
+    """An artifact of a record as it is; raises RunNotFoundError, which does not say where MLflow is."""
+    try:
+        return tracker.read_artifact(record.run_id, path)
+    except RunNotFoundError as exc:
+        raise RunNotFoundError(f"MLflow run {record.run_id} has no artifact {path}; it may have been removed") from exc
+
+
 def read_recipe(tracker: Tracker, record: Record) -> Examined:
     """The recipe of a record.
 
@@ -44,7 +52,7 @@ def read_recipe(tracker: Tracker, record: Record) -> Examined:
     RunNotFoundError if there is no such artifact.
     """
     where = f"MLflow run {record.run_id}, {RECIPE}"
-    examined = _examine(tracker.read_artifact(record.run_id, RECIPE), where)
+    examined = _examine(read_artifact(tracker, record, RECIPE), where)
     if examined.recipe.recipe_id != record.recipe_id:
         raise VerificationError(
             f"{where}: expected recipe {record.recipe_id}, as the run's param says, found "
@@ -57,7 +65,7 @@ def find_manifest(tracker: Tracker, record: Record) -> FoundManifest:
     """The manifest of a record, which may have none as an artifact."""
     where = f"MLflow run {record.run_id}, {MANIFEST}"
     try:
-        return FoundManifest(_checked_manifest(tracker.read_artifact(record.run_id, MANIFEST), where, record))
+        return FoundManifest(_checked_manifest(read_artifact(tracker, record, MANIFEST), where, record))
     except RunNotFoundError:
         return FoundManifest()
     except (InputError, VerificationError) as exc:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from packing.errors import RunNotFoundError, TrackingError
+from packing.errors import RunNotFoundError, TrackerAwayError, TrackingError
 from packing.lineage import RECIPES, dataset_digest
 from packing.ports import NOTHING, TrackedRun, Tracker
 from packing.report.record import registered_name
@@ -127,6 +127,8 @@ def find_current(tracker: Tracker, destination: str) -> Current | None:
     name = registered_name(destination)
     try:
         tags = tracker.find_current(name)
+    except TrackerAwayError:
+        raise
     except TrackingError as exc:
         log.warning("%s: which of its recipes is current is not known (%s)", name, exc)
         return None

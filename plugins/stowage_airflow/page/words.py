@@ -27,6 +27,7 @@ FIGURES: tuple[tuple[str, str, str], ...] = (
 
 _WITHIN = ("0.0001", "0.001", "0.01", "0.1", "1", "10")
 _PER_WHOLE = (1_000_000, 100_000, 10_000, 1_000, 100, 10)
+_LAST_MOMENT = 253_402_300_799_000  # the end of the year 9999
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -99,5 +100,5 @@ def _escaped(code: int) -> str:
 
 
 def moment(milliseconds: int) -> datetime:
-    """A time of MLflow's, in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    """A time of MLflow's, in UTC; the nearest that a calendar has for one that somebody took for other units."""
+    return datetime.fromtimestamp(min(max(milliseconds, 0), _LAST_MOMENT) / 1000, timezone.utc)

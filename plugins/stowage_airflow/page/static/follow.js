@@ -10,11 +10,18 @@ const DONE = ["success", "skipped", "removed"];
 const UNDONE = ["running", "deferred", "awaiting_input", "up_for_retry", "failed"];
 const WAITS = { first: 1000, longest: 10000 };
 
-// What Airflow or a person has to be told; `passing` if the same request may be answered later.
+let titles = {};
+
+// What Airflow or a person has to be told; with the HTTP status, 0 for no answer, if Airflow refused.
 class Refused extends Error {
-  constructor(message, passing = false) {
+  constructor(message, status) {
     super(message);
-    this.passing = passing;
+    this.status = status;
+  }
+
+  // Whether the same request may be answered later.
+  get passing() {
+    return this.status === 0 || this.status >= 500 || this.status === 429;
   }
 }
 
@@ -28,11 +35,12 @@ async function call(method, path, body) {
       body: body && JSON.stringify(body),
     });
   } catch {
-    throw new Refused("Airflow does not answer. Check the connection, then try again.", true);
+    const then = method === "GET" ? "Check the connection, then try again." : "It may have started the run all the same: look at the DAG's runs before you try again.";
+    throw new Refused(`Airflow does not answer. ${then}`, 0);
   }
   const content = await answer.json().catch(() => ({}));
   if (answer.ok) return content;
-  throw new Refused(reason(method, answer.status, content.detail), answer.status >= 500 || answer.status === 429);
+  throw new Refused(reason(method, answer.status, content.detail), answer.status);
 }
 
 function reason(method, status, detail) {
@@ -52,29 +60,34 @@ function reason(method, status, detail) {
 async function followRun(runId, onRun) {
   const path = `/dagRuns/${encodeURIComponent(runId)}`;
   document.getElementById("run-link").href = uiAddress(runId);
+  progress.hidden = false;
   for (let wait = WAITS.first, known = false; ; wait = Math.min(wait * 1.2, WAITS.longest)) {
     try {
       const run = await call("GET", path);
-      if (!known) introduce(run, onRun);
+      if (!known) await introduce(run, onRun);
       known = true;
       const ended = ENDED.includes(run.state);
       await (ended ? showEnd : showProgress)(run, path);
       if (ended) return;
     } catch (error) {
       // The run goes on without this page, so what passes is waited for.
-      if (!(error instanceof Refused) || !error.passing) throw error;
-      announce("Airflow does not answer; asking again.");
+      if (error instanceof Refused && error.passing) {
+        announce("Airflow does not answer; asking again.");
+      } else {
+        announce("");
+        progress.hidden = !known;
+        throw error;
+      }
     }
     await new Promise((resume) => setTimeout(resume, wait));
   }
 }
 
-function introduce(run, onRun) {
+async function introduce(run, onRun) {
   const { source, destination } = run.conf ?? {};
   document.getElementById("what").textContent = source && destination ? `${source} to ${destination}` : "";
-  progress.hidden = false;
-  document.getElementById("progress-heading").focus({ preventScroll: true });
-  progress.scrollIntoView({ block: "nearest" });
+  const { tasks } = await call("GET", "/tasks");
+  titles = Object.fromEntries(tasks.map((task) => [task.task_id, task.task_display_name]));
   onRun(run);
 }
 
@@ -102,10 +115,10 @@ function find(path, states, limit) {
 }
 
 function describe(name, count, tasks) {
-  const titles = (chosen) => [...new Set(tasks.filter(chosen).map(titleOf))].join(", ");
-  const running = titles((task) => task.state === "running");
-  const asking = titles(waitsForAnswer);
-  const again = titles((task) => task.state === "up_for_retry");
+  const named = (chosen) => [...new Set(tasks.filter(chosen).map(titleOf))].join(", ");
+  const running = named((task) => task.state === "running");
+  const asking = named(waitsForAnswer);
+  const again = named((task) => task.state === "up_for_retry");
   const words = [
     running && `now: ${running}`,
     asking && "waiting for a person's approval",
@@ -123,17 +136,21 @@ async function showEnd(run, path) {
 }
 
 async function showOutcome(name, tasks) {
-  if ((await call("GET", `${tasks}/commit`)).state === "skipped") {
-    announce(`${name} done: it was rejected, so nothing was written and the current packed dataset stays.`);
-    details.replaceChildren();
-    return;
-  }
-  const [{ words, refusal }, { recipe_id: recipe }] = await Promise.all([
-    result(tasks, "commit", "outcome"),
-    result(tasks, "commit", "return_value"),
+  const [outcome, committed, answer] = await Promise.all([
+    ifThere(result(tasks, "commit", "outcome")),
+    ifThere(result(tasks, "commit", "return_value")),
+    ifThere(result(tasks, "approve", "answer")),
   ]);
-  announce(`${name} done: ${words}.`);
-  details.replaceChildren(refusal, linkTo(`${form.dataset.page}/recipes/${recipe}`, "Its recipe", "_self"));
+  if (outcome && committed) {
+    const query = new URLSearchParams({ destination: committed.manifest.replace(/\/manifests\/[^/]*$/, "") });
+    const address = `${form.dataset.page}/recipes/${committed.recipe_id}?${query}`;
+    announce(`${name} done: ${outcome.words}.`);
+    details.replaceChildren(outcome.refusal, linkTo(address, "Its recipe", "_self"));
+  } else if (answer?.answer === "Reject") {
+    announce(`${name} done: ${answer.by} rejected it, so nothing was written and the current packed dataset stays.`);
+  } else {
+    announce(`${name} ended without a commit; the run in Airflow says how.`);
+  }
 }
 
 async function result(tasks, task, key) {
@@ -141,15 +158,29 @@ async function result(tasks, task, key) {
   return typeof value === "string" ? JSON.parse(value) : value;
 }
 
+// null where Airflow has no such thing.
+async function ifThere(asked) {
+  try {
+    return await asked;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null;
+    throw error;
+  }
+}
+
 // The failed tasks, each with the last thing that it said and the way to its log.
 async function failures(run, path) {
+  const { task_instances: failed, total_entries: count } = await find(path, ["failed"], 5);
+  if (count === 0) return "No task failed: a person or Airflow itself ended the run.";
   const list = document.createElement("ul");
-  for (const task of (await find(path, ["failed"], 5)).task_instances) {
+  for (const task of failed) {
     const mapped = task.map_index >= 0 ? `/mapped/${task.map_index}` : "";
     const entry = list.appendChild(document.createElement("li"));
     const log = linkTo(`${uiAddress(run.dag_run_id)}/tasks/${encodeURIComponent(task.task_id)}${mapped}`, "its log");
-    entry.append(`${titleOf(task)}: ${(await lastError(path, task)) || "no message"} (`, log, ")");
+    const which = task.rendered_map_index ? ` (${task.rendered_map_index})` : "";
+    entry.append(`${titleOf(task)}${which}: ${(await lastError(path, task)) || "no message"} (`, log, ")");
   }
+  if (count > failed.length) list.appendChild(document.createElement("li")).append(`${count - failed.length} more`);
   return list;
 }
 
@@ -157,8 +188,8 @@ async function lastError(path, task) {
   const where = `${path}/taskInstances/${encodeURIComponent(task.task_id)}/logs/${task.try_number}`;
   try {
     const { content } = await call("GET", `${where}?full_content=true&map_index=${task.map_index}`);
-    const errors = content.flatMap((event) => event.error_detail ?? []);
-    return errors.map((error) => error.exc_value).findLast(Boolean);
+    // The error itself comes first, what led to it behind it.
+    return content.findLast((event) => event.error_detail?.length)?.error_detail[0].exc_value;
   } catch (error) {
     // Who may see a run need not be allowed to read its logs.
     if (!(error instanceof Refused)) throw error;
@@ -175,8 +206,9 @@ function nameOf(run) {
   return run.conf?.dry_run ? "Dry run" : "Refresh";
 }
 
+// Airflow names only the first of mapped tasks by its title.
 function titleOf(task) {
-  return task.task_display_name || task.task_id;
+  return titles[task.task_id] ?? task.task_id;
 }
 
 function waitsForAnswer(task) {

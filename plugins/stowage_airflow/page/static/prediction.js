@@ -14,7 +14,7 @@ function predictionTable(predicted) {
   const table = document.createElement("table");
   const every = predicted.sampled_bytes === predicted.bytes;
   const basis = `Prediction from ${every ? "every record" : "a sample of the raw shards"}`;
-  table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists, a refresh would change nothing` : basis;
+  table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists already, a refresh would write nothing` : basis;
   for (const [name, title, written = number] of ROWS) {
     if (predicted[name] === null || predicted[name] === undefined) continue;
     if (name === "gap" && !predicted.exact) continue; // no estimate of a difference between two estimates
@@ -39,8 +39,10 @@ function percent(share) {
 
 // 1.5 MB, in powers of 1000.
 function size(bytes) {
-  const power = Math.min(5, Math.max(0, Math.floor(Math.log10(bytes || 1) / 3)));
-  return `${number(bytes / 1000 ** power, power ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB", "PB"][power]}`;
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  let [amount, unit] = [bytes, 0];
+  for (; amount >= 999.95 && unit < units.length - 1; unit += 1) amount /= 1000;
+  return `${number(amount, unit ? 1 : 0)} ${units[unit]}`;
 }
 
 // 0.35 s, 12 min 5 s, 2 h 3 min.

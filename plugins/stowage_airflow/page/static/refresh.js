@@ -96,7 +96,7 @@ form.addEventListener("submit", async (event) => {
   try {
     const run = await call("POST", "/dagRuns", { logical_date: null, conf });
     const address = new URL(location);
-    address.searchParams.set("follow", run.dag_run_id);
+    address.search = new URLSearchParams({ follow: run.dag_run_id });
     // Loaded rather than noted in the history, as Airflow keeps the address of its frame only when that loads.
     location.replace(address);
   } catch (error) {
@@ -105,19 +105,30 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-// The values that a run was started with, which a reload would have lost.
+// The values that a run was started with, which a reload would have lost; whether those are all that the form shows.
 function fillIn(conf) {
-  for (const field of fields) {
-    if (!(field.name in conf)) continue;
+  for (const field of fields.filter((one) => one.name in conf)) {
     if (field.dataset.kind === "flag") field.checked = conf[field.name] === true;
     else field.value = conf[field.name] ?? "";
   }
+  return fields.every((field) => field.name in conf);
+}
+
+function followOn(runId) {
+  const outdated = document.getElementById("outdated");
+  let [typed, known] = [false, false];
+  form.addEventListener("input", () => {
+    typed = true;
+    outdated.hidden = !known;
+  });
+  const heading = document.getElementById("progress-heading");
+  const show = (run) => {
+    known = true;
+    outdated.hidden = !typed && fillIn(run.conf ?? {});
+    if (!typed) heading.focus();
+  };
+  followRun(runId, show).catch(showError);
 }
 
 const started = new URL(location).searchParams.get("follow");
-if (started) {
-  followRun(started, (run) => {
-    fillIn(run.conf ?? {});
-    form.addEventListener("input", () => (document.getElementById("outdated").hidden = false), { once: true });
-  }).catch(showError);
-}
+if (started) followOn(started);
