@@ -188,6 +188,7 @@ def _dry_run(
         destination,
         parameters,
         workers=options.workers,
+        solvers=options.workers,
         max_rejected=options.max_rejected,
         time_limit=options.time_limit,
     )

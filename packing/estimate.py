@@ -134,7 +134,7 @@ def _solve(
         answers.extend(solved.partitions)
         packs = solved.statistics["packs"]
         unsolved = sum(1 for e in expected if not e.solved)
-        seconds += solved.statistics["solve_seconds"] * math.ceil(unsolved / request.workers)
+        seconds += solved.statistics["solve_seconds"] * math.ceil(unsolved / request.solvers)
     return derived_statistics(parameters, histogram, answers, bound["lower_bound"], rejected=0), packs, seconds
 
 

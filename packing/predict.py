@@ -71,13 +71,15 @@ def predict(
     parameters: Parameters,
     *,
     workers: int,
+    solvers: int,
     max_rejected: int = 0,
     time_limit: float | None = None,
     price_per_hour: float | None = None,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> Prediction:
-    """The outcome of `packing.pipeline.refresh` with `workers` at a time, without storing anything.
+    """The outcome of `packing.pipeline.refresh`, without storing anything.
 
+    It would scan and write with `workers` at a time, and solve so many partitions at a time as there are `solvers`.
     `lookups` maps many small reads (`packing.parallel`); `price_per_hour` is that of all workers together. Raises what
     the refresh would, as far as the sample shows it.
     """
@@ -88,7 +90,7 @@ def predict(
     if listed and len(listed[0].rejected) <= max_rejected:
         return _unchanged(*listed, shards, time.monotonic() - started, price_per_hour)
     store = Overlay(storage)
-    request = Request(destination, parameters, workers, max_rejected, time_limit, sample_bytes)
+    request = Request(destination, parameters, workers, solvers, max_rejected, time_limit, sample_bytes)
     survey = look(store, lookups, shards, request)
     if survey.exact and (
         current := find_current(store, destination, dataset_input_id(parameters, contents_of(survey.whole)))

@@ -20,11 +20,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Request:
-    """The refresh that is to be foreseen, with `workers` at a time, from at most `sample_bytes` of raw data."""
+    """The refresh that is to be foreseen, from at most `sample_bytes` of raw data.
+
+    It scans and writes with `workers` at a time, and solves so many partitions at a time as there are `solvers`.
+    """
 
     destination: str
     parameters: Parameters
     workers: int
+    solvers: int
     max_rejected: int
     time_limit: float | None
     sample_bytes: int

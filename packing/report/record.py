@@ -91,7 +91,8 @@ def track_recipe(
         )
         run.log_tables({f"recipe/tables/{name}.json": table for name, table in tables.items()})
     except BaseException:
-        run.finish("FAILED")
+        with suppress(TrackingError):  # which would hide why
+            run.finish("FAILED")
         raise
     run.finish()
     return run
@@ -148,21 +149,24 @@ def mark_committed(
     now, whatever the tracker says, so a failure is only a warning, and left to the next refresh. What no refresh can
     mend, as the tracker refuses it, is given as a text for people; "" if there is nothing of that kind.
     """
-    uri, name = manifest_uri(destination, recipe_id), registered_name(destination)
+    uri, name, refusal = manifest_uri(destination, recipe_id), registered_name(destination), ""
     try:
-        run = find_recipe_run(tracker, recipe_id, uri)
-        refusal = _make_current(tracker, storage, run, destination, returned_by) if run else ""
+        if run := find_recipe_run(tracker, recipe_id, uri):
+            refusal = _make_current(tracker, storage, run, destination, returned_by)
         for other in tracker.find_runs(RECIPES, params={"destination": destination}, limit=RECENT_RUNS).runs:
             if not run or other.run_id != run.run_id:
                 _tell_committed(tracker, storage, other, destination)
+    except TrackerRefusedError as exc:
+        refusal = refusal or (
+            f"The dataset {uri} is complete, but MLflow refused to be told all of that ({exc}). Give MLflow's user the "
+            f"permission EDIT on the experiment {RECIPES}, then refresh again, which tells it."
+        )
     except StowageError as exc:
-        refusal = _refusal(exc, uri, name) if isinstance(exc, TrackerRefusedError) else ""
-        if not refusal:
-            log.warning(
-                "%s; the dataset %s is complete, but its run may lack the tag %s, and the alias `current` of %s may be "
-                "that of an earlier recipe; the next refresh mends both",
-                exc, uri, MANIFEST, name,
-            )  # fmt: skip
+        log.warning(
+            "%s; the dataset %s is complete, but its run may lack the tag %s, and the alias `current` of %s may be "
+            "that of an earlier recipe; the next refresh mends both",
+            exc, uri, MANIFEST, name,
+        )  # fmt: skip
     if refusal:
         log.warning("%s", refusal)
     return refusal
@@ -175,9 +179,7 @@ def _make_current(
     _tell_committed(tracker, storage, run, destination)
     recipe_id = run.params["recipe_id"]
     if returned_by is not None:
-        asked = [returned_by[tag] for tag in (TRIGGERED_BY, DAG_RUN_URL) if returned_by.get(tag)]
-        now = time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
-        tracker.open_run(run.run_id).set_tags({f"{RETURNED}{now}": ", ".join(asked)})
+        _tell_returned(tracker, run, returned_by)
     try:
         _set_current(tracker, run.run_id, recipe_id, destination)
     except TrackerRefusedError as exc:
@@ -187,6 +189,15 @@ def _make_current(
     if ALIAS in run.tags:
         tracker.open_run(run.run_id).set_tags({ALIAS: "set"})
     return ""
+
+
+def _tell_returned(tracker: Tracker, run: TrackedRun, returned_by: Mapping[str, str]) -> None:
+    """Let the run say who or what asked for the return; a DAG run that is tried again says so once."""
+    asked = ", ".join(returned_by[tag] for tag in (TRIGGERED_BY, DAG_RUN_URL) if returned_by.get(tag))
+    if DAG_RUN_URL in returned_by and asked in run.tags.values():
+        return
+    now = time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
+    tracker.open_run(run.run_id).set_tags({f"{RETURNED}{now}": asked})
 
 
 def _refusal(error: StowageError, uri: str, name: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from packing.errors import InputError, ObjectNotFoundError
+from packing.errors import InputError, ObjectNotFoundError, TrackingError
 from stowage_airflow.changes import PACK_SHAPE, changes_between, describe, exceeding, shard_changes
 
 if TYPE_CHECKING:
     from packing.ports import Storage, TrackedRun, Tracker
     from packing.types import Recipe
+
+log = logging.getLogger(__name__)
 
 APPROVAL = "stowage.approval"
 """The tag of a recipe run with the last answers about it, one a line, newest first."""
@@ -35,7 +38,9 @@ def approval_question(storage: Storage, tracker: Tracker, solved: Mapping[str, A
     if params["approve_above"] is None:
         return ""
     recipe_id, destination = solved["recipe_id"], absolute(params["destination"])
-    alias = tracker.find_current(registered_name(destination)).get("recipe_id", "")
+    if solved["current"] == recipe_id:
+        return ""
+    alias = _alias(tracker, registered_name(destination), needed=not solved["current"])
     current_id = solved["current"] or alias
     if current_id == recipe_id:
         return ""
@@ -55,6 +60,17 @@ def approval_question(storage: Storage, tracker: Tracker, solved: Mapping[str, A
     return "\n\n".join([why, answers, *stale, *_earlier_answer(tracker, recipe_id, destination)])
 
 
+def _alias(tracker: Tracker, name: str, *, needed: bool) -> str:
+    """The recipe that MLflow's registry names; where the store knows better, not all may be allowed to read it."""
+    try:
+        return tracker.find_current(name).get("recipe_id", "")
+    except TrackingError as exc:
+        if needed:
+            raise
+        log.warning("%s: not compared with MLflow's alias (%s)", name, exc)
+        return ""
+
+
 def _unknown_current(destination: str) -> str:
     return (
         f"There are packed datasets below `{destination}`, but neither the store nor MLflow knows which one is "
@@ -64,8 +80,8 @@ def _unknown_current(destination: str) -> str:
 
 def _stale_alias(alias: str) -> str:
     return (
-        f"MLflow's alias `current` names another recipe, `{alias}`: it was away or refused to be told at the last "
-        "commit, whose summary says which."
+        f"MLflow's alias `current` names another recipe, `{alias}`: MLflow was not told of the last commit, or refused "
+        "to be, which that commit's summary says then."
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from packing.errors import StowageError, TrackingError, UsageError
+from packing.errors import StowageError, TrackerRefusedError, TrackingError, UsageError
 from stowage_airflow.connections import open_storage, open_tracker, task_errors
 from stowage_airflow.stages import Group, key_to_sign_with
 
@@ -55,9 +55,11 @@ def audit(
         untold = _record_patiently(committed["recipe_id"], checks, manifest, source)
         require(checks, "audited")
         if untold:
-            raise TrackingError(
+            refused = isinstance(untold, TrackerRefusedError)
+            then = "give its user the permission" if refused else "once MLflow is back"
+            raise (TrackerRefusedError if refused else TrackingError)(
                 f"{manifest}: the audit passed, {outcome}, as this log says line by line, but its report could not be "
-                f"added to the recipe's run: {untold}; once MLflow is back, clear this task, which audits again"
+                f"added to the recipe's run: {untold}; {then}, then clear this task, which audits again"
             ) from untold
     return outcome
 
@@ -85,6 +87,8 @@ def _record_patiently(recipe_id: str, checks: Sequence[Check], manifest: str, so
             untold = exc
         else:
             return None
+        if isinstance(untold, TrackerRefusedError):
+            break
     return untold
 
 

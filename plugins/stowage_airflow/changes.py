@@ -72,13 +72,11 @@ def _parameter_changes(current: Recipe, new: Recipe) -> Iterator[Change]:
 def shard_changes(current: Recipe, new: Recipe) -> dict[str, list[str]]:
     """The names of raw shards that are gone, that are there with another content, and that are new."""
     before, after = ({shard.name: shard.sha256 for shard in recipe.shards} for recipe in (current, new))
-    gone = [name for name, content in before.items() if content not in after.values()]
-    new_content = [name for name, content in after.items() if content not in before.values()]
-    return {
-        "gone": [name for name in gone if name not in after],
-        "changed": [name for name in new_content if name in before],
-        "new": [name for name in new_content if name not in before],
-    }
+    kept = set(before.values()) & set(after.values())
+    gone = {name for name, content in before.items() if content not in kept}
+    come = {name for name, content in after.items() if content not in kept}
+    changed = sorted(name for name in gone | come if name in before and name in after)
+    return {"gone": sorted(gone - after.keys()), "changed": changed, "new": sorted(come - before.keys())}
 
 
 def exceeding(changes: Sequence[Change], percent: float) -> tuple[Change, ...]:

@@ -6,16 +6,22 @@ so what it is told is put together while the task still runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from airflow.sdk.exceptions import AirflowException
 
 from packing.features import Feature, packed_features, raw_features
 
 if TYPE_CHECKING:
     from packing.ports import InputDataset
     from packing.types import Parameters
+
+
+log = logging.getLogger(__name__)
 
 
 def with_lineage(result: Any) -> Any:
@@ -27,10 +33,14 @@ def with_lineage(result: Any) -> Any:
 def keep_lineage(operator: Any, find: Callable[[], tuple[Parameters, InputDataset, InputDataset]]) -> None:
     """Remember, for the end of the operator's task, which data it made of which (`packing.lineage`).
 
-    Without the provider nothing is looked for.
+    Without the provider nothing is looked for. What cannot be found is not told: the task is about more than lineage.
     """
-    if find_spec("airflow.providers.openlineage") is not None:
+    if find_spec("airflow.providers.openlineage") is None:
+        return
+    try:
         operator.openlineage_datasets = find()
+    except AirflowException as exc:
+        log.warning("OpenLineage is not told of this task's datasets: %s", exc)
 
 
 def _kept(task_instance: Any) -> Any:

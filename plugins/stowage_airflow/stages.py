@@ -116,6 +116,7 @@ def predict(params: Mapping[str, Any], parallel_tasks: int, price_per_hour: floa
             absolute(params["destination"]),
             parameters_of(params),
             workers=parallel_tasks,
+            solvers=1,  # one task solves them all
             max_rejected=params["max_rejected"],
             time_limit=params["time_limit"],
             price_per_hour=price_per_hour,
@@ -149,8 +150,7 @@ def solve(
     """What was solved, and groups of its partitions for the write.
 
     The former is the `recipe_id`; `current`, the recipe that the store names as the current one by now, or ""; whether
-    the packed dataset `exists`, so that there is nothing to write and no new MLflow run; whether it is `unchanged`,
-    which is that the current one exists; and MLflow's `run_id`.
+    the packed dataset `exists`, so that there is nothing to write and no new MLflow run; and MLflow's `run_id`.
     """
     from packing.commit import find_current, find_latest, find_written
     from packing.parallel import serial
@@ -186,18 +186,15 @@ def solve(
         }
         for group in grouped
     ]
-    known = {"recipe_id": recipe.recipe_id, "current": current, "exists": False, "unchanged": False}
-    return {**known, "run_id": run.run_id}, writes
+    known = {"recipe_id": recipe.recipe_id, "current": current, "exists": False, "run_id": run.run_id}
+    return known, writes
 
 
 def _existing(recipe: Recipe, current: str) -> dict[str, Any]:
     """What was solved where the packed dataset of its recipe is complete already."""
-    unchanged = current in {"", recipe.recipe_id}
-    effect = "nothing changed" if unchanged else f"nothing is to be written, but current is {current}"
     _log_recipe(recipe)
-    log.info("the packed dataset of this recipe is complete: %s", effect)
-    known = {"recipe_id": recipe.recipe_id, "current": current, "exists": True, "unchanged": unchanged}
-    return {**known, "run_id": ""}
+    log.info("the packed dataset of this recipe is complete: nothing is to be written; current is %s", current or "?")
+    return {"recipe_id": recipe.recipe_id, "current": current, "exists": True, "run_id": ""}
 
 
 def _admitted(
@@ -257,7 +254,9 @@ def commit(
     from packing.commit import commit as commit_recipe
     from packing.commit import find_written, manifest_uri, point_to
     from packing.report import mark_committed, record_manifest
+    from packing.signing import check_signature
     from packing.uris import absolute
+    from packing.verify import require
 
     destination, outcome = absolute(params["destination"]), outcome_of(solved, told)
     with task_errors():
@@ -266,6 +265,8 @@ def commit(
         uri = manifest_uri(destination, recipe.recipe_id)
         tracker = open_tracker()
         if solved["exists"]:
+            if require_signature and outcome != UNCHANGED and (key := key_to_sign_with(required=True)):
+                require([check_signature(storage, uri, key.public)], "made current again")
             point_to(storage, destination, recipe.recipe_id)
         else:
             key = key_to_sign_with(required=require_signature)
@@ -289,10 +290,10 @@ def outcome_of(solved: Mapping[str, Any], told: str) -> str:
     They know what its newest event said, whoever moved what since, and however often a commit is tried or cleared.
     Where there was none, or none is kept any more, they know what was current when the recipe was solved.
     """
-    before = told or solved["current"]
-    if before == solved["recipe_id"] or (solved["exists"] and not before):
+    recipe_id, current = solved["recipe_id"], solved["current"]
+    if told == recipe_id or (not told and solved["exists"] and current in {"", recipe_id}):
         return UNCHANGED
-    return RETURNED if solved["exists"] else REFRESHED
+    return RETURNED if solved["exists"] and current != recipe_id else REFRESHED
 
 
 def datasets(committed: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Parameters, InputDataset, InputDataset]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from packing.errors import TrackingError
+from packing.errors import TrackerRefusedError, TrackingError
 from packing.in_memory import MemoryRun, MemoryTracker
 from packing.ports import FoundRuns
 from tests.builders import random_sizes, raw_shard
@@ -184,6 +184,28 @@ def test_an_audit_that_passed_and_is_not_recorded_says_both(
     run, made = audited(passes=True, away=100, error=message)
     assert ("stowage.audit" in run.tags, made) == (False, [0])
     assert "all 1 lines hold" in caplog.text
+
+
+def test_a_refused_record_of_an_audit_is_not_tried_again(
+    audits: Any, refreshed: tuple[dict[str, Any], MemoryTracker], stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from packing.verify import Check
+
+    params, tracker = refreshed
+    committed = refresh(stages, params).dataset
+    asked: list[str] = []
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        asked.append("runs")
+        raise TrackerRefusedError("http://mlflow: forbidden")
+
+    monkeypatch.setattr(tracker, "find_runs", refuse)
+    monkeypatch.setattr(audits, "_audit_process", lambda *_: [Check("bound", passed=True, detail="as it was found")])
+    with pytest.raises(AirflowFailException, match=r"the audit passed.*give its user the permission"):
+        audits.audit(committed, [], params)
+    assert asked == ["runs"]
 
 
 def test_a_failed_audit_fails_as_one_also_if_it_cannot_be_recorded(

@@ -62,7 +62,7 @@ def test_a_refresh_broken_off_before_the_write_goes_on_where_the_data_is_now(
     require(verify_dataset(storage, serial(storage), committed["manifest"], "/moved"))
 
     again, writes = scan_and_solve(stages, moved)
-    assert (again["unchanged"], writes) == (True, [])
+    assert (again["exists"], writes) == (True, [])
 
 
 @pytest.mark.usefixtures("stages")
@@ -190,7 +190,7 @@ def test_a_dataset_whose_tag_cannot_be_told_is_committed_and_told_by_a_refresh_t
     run = tracker.runs[solved["run_id"]]
     assert "stowage.manifest" not in run.tags
     again, _ = scan_and_solve(stages, PARAMS)
-    assert again["unchanged"]
+    assert again["exists"]
     assert stages.commit(again, PARAMS).dataset == committed
     assert run.tags["stowage.manifest"] == committed["manifest"]
 
@@ -230,8 +230,8 @@ def test_a_return_to_an_earlier_dataset_is_told_and_recorded(stages: Any, storag
     assert (first.outcome, second.outcome, followers.events) == (stages.REFRESHED, stages.REFRESHED, 2)
     storage.delete("/raw/more")
     tags = {"stowage.triggered_by": "ada, by hand", "airflow.dag_run_url": "http://airflow/dags/d/runs/r"}
-    solved, back = commits(stages, followers, tags=tags)
-    assert (solved["exists"], solved["unchanged"], solved["current"]) == (True, False, second.dataset["recipe_id"])
+    solved, back = commits(stages, followers, tags=tags, tries=2)
+    assert (solved["exists"], solved["current"]) == (True, second.dataset["recipe_id"])
     assert (back.outcome, followers.events, back.dataset) == (stages.RETURNED, 3, first.dataset)
     assert "**An earlier packed dataset is current again.**" in stages.summary(back)
     assert len(tracker.runs) == 2
@@ -270,8 +270,35 @@ def test_what_a_commit_that_failed_for_good_did_not_tell_is_told_by_the_next_ref
     add_shard(storage)
     commits(stages, Followers(followers.told))  # which moved all, and never ended
     solved, committed = commits(stages, followers)
-    assert solved["unchanged"]
-    assert (committed.outcome, followers.told) == (stages.RETURNED, solved["recipe_id"])
+    assert solved["exists"]
+    assert (committed.outcome, followers.told) == (stages.REFRESHED, solved["recipe_id"])
+
+
+def test_a_first_dataset_that_is_made_whole_again_is_told_if_nobody_was(stages: Any, storage: MemoryStorage) -> None:
+    solved, _ = commits(stages, Followers())  # which moved all, and never ended
+    for uri in [uri for uri in storage.objects if "/manifests/" in uri]:
+        storage.delete(uri)
+    again, committed = commits(stages, Followers())
+    assert (again["exists"], again["current"]) == (False, solved["recipe_id"])
+    assert committed.outcome == stages.REFRESHED
+
+
+def test_where_a_signature_is_required_no_unsigned_dataset_becomes_current_again(
+    stages: Any, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    followers = Followers()
+    commits(stages, followers)
+    add_shard(storage)
+    monkeypatch.setattr(stages, "signing_key", lambda: KEY)
+    commits(stages, followers, require_signature=True)
+    signed = json.loads(storage.read("/out/latest.json"))
+    storage.delete("/raw/more")
+    with pytest.raises(AirflowFailException, match="signature: not signed by"):
+        commits(stages, followers, require_signature=True)
+    assert json.loads(storage.read("/out/latest.json")) == signed
+    assert commits(stages, followers)[1].outcome == stages.RETURNED
 
 
 @pytest.mark.parametrize("pointer", ["/out/index/current.json", "/out/latest.json"])
@@ -284,7 +311,7 @@ def test_a_pointer_that_is_lost_or_spoilt_starts_no_training(
     if content is not None:
         storage.objects[pointer] = content
     solved, committed = commits(stages, Followers())
-    assert (solved["unchanged"], committed.outcome) == (True, stages.UNCHANGED)
+    assert (solved["exists"], committed.outcome) == (True, stages.UNCHANGED)
 
 
 def test_a_refused_alias_is_told_as_one_that_waiting_does_not_mend(

@@ -115,6 +115,7 @@ def foresee_and_run(case: Case, sample_bytes: int) -> tuple[Prediction | Stowage
             "/out",
             case.parameters,
             workers=2,
+            solvers=2,
             sample_bytes=sample_bytes,
             **options,
         )

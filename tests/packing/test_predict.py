@@ -82,6 +82,7 @@ def foresee(
             "/out",
             parameters,
             workers=2,
+            solvers=2,
             max_rejected=max_rejected,
             price_per_hour=price_per_hour,
             time_limit=time_limit,
@@ -363,7 +364,7 @@ def test_what_cannot_work_is_refused_before_anything_is_read() -> None:
         ("/raw", "/out", {"time_limit": 0.0}, "time_limit"),
     ):
         with pytest.raises(UsageError, match=message):
-            predict(storage, serial(storage), source, destination, SMALL, workers=1, **options)  # type: ignore[arg-type] # mixed
+            predict(storage, serial(storage), source, destination, SMALL, workers=1, solvers=1, **options)  # type: ignore[arg-type] # mixed
     assert not storage.requests
     with pytest.raises(InputError, match="expected a whole record in its first 9 bytes"):
         foresee(storage, sample_bytes=9)
@@ -374,7 +375,9 @@ def test_what_cannot_work_is_refused_before_anything_is_read() -> None:
 def test_the_wikipedia_sample_is_foreseen_from_a_sixth_of_it(tmp_path: Path) -> None:
     storage = open_storage()
     places = (str(WIKIPEDIA), str(tmp_path / "out"))
-    prediction = predict(storage, serial(storage), *places, Parameters(), workers=1, sample_bytes=2 * 1024 * 1024)
+    prediction = predict(
+        storage, serial(storage), *places, Parameters(), workers=1, solvers=1, sample_bytes=2 * 1024 * 1024
+    )
     assert not (tmp_path / "out").exists()
     assert not prediction.exact
     outcome = refresh(storage, stages_of(serial(storage)), *places, Parameters())

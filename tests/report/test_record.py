@@ -15,8 +15,9 @@ from packing.lineage import find_recipe_run
 from packing.manifest import read_manifest
 from packing.parallel import serial
 from packing.pipeline import Refresh, refresh
+from packing.ports import FoundRuns
 from packing.recipe import recipe_to_json, recipe_uri
-from packing.report import RefreshRecord
+from packing.report import RefreshRecord, mark_committed
 from packing.report.record import registered_name
 from packing.types import Parameters
 from tests.builders import random_sizes, raw_shard, stages_of, store_with
@@ -143,7 +144,33 @@ def test_going_back_to_an_earlier_recipe_makes_that_one_current(storage: MemoryS
     assert current(tracker) == (first, 2)
     told = [value for run in tracker.runs.values() for name, value in run.tags.items() if "returned" in name]
     assert (told, len(tracker.runs)) == (["admin, by hand"], 2)
-    assert (recorded(storage, tracker).returned, len(told)) == (False, 1)
+    assert not recorded(storage, tracker).returned
+    assert len([name for run in tracker.runs.values() for name in run.tags if "returned" in name]) == 1
+
+
+def test_a_refused_alias_is_told_also_if_mlflow_then_goes_away(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = MemoryTracker()
+    recipe = recorded(storage, tracker).recipe
+
+    def fails(error: TrackingError) -> str:
+        with monkeypatch.context() as patch:
+            find_runs = tracker.find_runs
+
+            def find(experiment: str, **wanted: Any) -> FoundRuns:
+                if "destination" in wanted.get("params", {}):
+                    raise error
+                return find_runs(experiment, **wanted)
+
+            patch.setattr(tracker, "find_runs", find)
+            return mark_committed(tracker, storage, recipe.recipe_id, "/out")
+
+    assert fails(TrackingError("away")) == ""
+    assert "EDIT on the experiment packing-recipes" in fails(TrackerRefusedError("forbidden"))
+    monkeypatch.setattr(tracker, "set_current", refuse)
+    for error in (TrackingError("away"), TrackerRefusedError("forbidden")):
+        assert "EDIT on the registered models recipes-*" in fails(error)
 
 
 def test_a_refusal_is_no_failure_that_passes_and_keeps_nothing_else_from_being_told(

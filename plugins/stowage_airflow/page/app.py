@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -59,7 +59,21 @@ MayRefresh = Annotated[bool, Depends(may_refresh)]
 RefreshForm = Annotated[Form, Depends(read_form)]
 
 _LOOKUPS = ThreadPoolExecutor(8, "packing-page")
-"""What a page needs of MLflow is asked for at the same time where it can be."""
+
+
+@contextmanager
+def _together() -> Iterator[Callable[..., Future[Any]]]:
+    """Ask MLflow for several things at the same time; none is left to be asked for when a page gives its turn back."""
+    asked: list[Future[Any]] = []
+
+    def ask(find: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        asked.append(_LOOKUPS.submit(find, *arguments))
+        return asked[-1]
+
+    try:
+        yield ask
+    finally:
+        wait(asked)
 
 
 def create_app() -> FastAPI:
@@ -109,7 +123,9 @@ def list_recipes(
     found = records.list_records(tracker, wanted, page)
     places = {record.destination for record in found.records}
     # Each costs two requests, so that of many destinations is not asked for.
-    current = _LOOKUPS.submit(records.find_current, tracker, places.pop()) if len(places) == 1 else None
+    with _together() as ask:
+        current = ask(records.find_current, tracker, places.pop()) if len(places) == 1 else None
+        trainings = records.trainings_on(tracker, found.records) if may_see else None
     return render(
         request,
         "list.html",
@@ -118,7 +134,7 @@ def list_recipes(
         destination=wanted,
         known=records.known_destinations(tracker) if wanted and not found.records else (),
         page=page,
-        trainings=records.trainings_on(tracker, found.records) if may_see else None,
+        trainings=trainings,
         current=current.result() if current else None,
         mlflow_url=mlflow_url,
     )
@@ -134,13 +150,14 @@ def show_recipe(
     destination: str = "",
 ) -> Response:
     """One recipe, in one of its records."""
-    trainings = _LOOKUPS.submit(records.trainings_of, tracker, recipe_id) if may_see else None
     every = records.find_records(tracker, recipe_id)
     record = records.choose_record(every, run, destination)
     request.state.about = About(record, mlflow_url)
-    manifest = _LOOKUPS.submit(find_manifest, tracker, record)
-    current = _LOOKUPS.submit(records.find_current, tracker, record.destination)
-    examined = read_recipe(tracker, record)
+    with _together() as ask:
+        trainings = ask(records.trainings_of, tracker, recipe_id) if may_see else None
+        manifest = ask(find_manifest, tracker, record)
+        current = ask(records.find_current, tracker, record.destination)
+        examined = read_recipe(tracker, record)
     return render(
         request,
         "recipe.html",

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from packing.audit.report import AUDIT
 from packing.errors import RunNotFoundError, TrackerAwayError, TrackingError
-from packing.lineage import RECIPES, dataset_digest
+from packing.lineage import MANIFEST, RECIPES, dataset_digest
 from packing.ports import NOTHING, TrackedRun, Tracker
-from packing.report.record import registered_name
+from packing.report.record import ALIAS, SIGNED_BY, TRIGGERED_BY, registered_name
 from stowage_airflow.approval_question import APPROVAL
 from stowage_airflow.page.words import describe_gap, moment
 
@@ -57,6 +58,7 @@ class Record:
     audit: str
     signed_by: str
     answers: tuple[str, ...]
+    alias_refused: bool
 
     @property
     def name(self) -> str:
@@ -206,12 +208,13 @@ def record_of(run: TrackedRun) -> Record:
         started=moment(run.started),
         recording=run.status in {"RUNNING", "SCHEDULED"},
         failed=run.status in {"FAILED", "KILLED"} or "recipe_id" not in params,
-        triggered_by=tags.get("stowage.triggered_by") or ("Airflow" if all(dag_run) else "not recorded"),
+        triggered_by=tags.get(TRIGGERED_BY) or ("Airflow" if all(dag_run) else "not recorded"),
         dag_run=dag_run if all(dag_run) else None,
-        manifest=tags.get("stowage.manifest", ""),
-        audit=tags.get("stowage.audit", ""),
-        signed_by=tags.get("stowage.signed_by", ""),
+        manifest=tags.get(MANIFEST, ""),
+        audit=tags.get(AUDIT, ""),
+        signed_by=tags.get(SIGNED_BY, ""),
         answers=tuple(tags.get(APPROVAL, "").splitlines()),
+        alias_refused=tags.get(ALIAS) == "refused",
     )
 
 

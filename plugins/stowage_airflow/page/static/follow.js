@@ -38,9 +38,10 @@ async function call(method, path, body) {
     const then = method === "GET" ? "Check the connection, then try again." : "It may have started the run all the same: look at the DAG's runs before you try again.";
     throw new Refused(`Airflow does not answer. ${then}`, 0);
   }
-  const content = await answer.json().catch(() => ({}));
+  const content = await answer.json().catch(() => null);
+  if (answer.ok && content === null) throw new Refused("Airflow's answer was cut off. Look at the DAG's runs before you try again.", 0);
   if (answer.ok) return content;
-  throw new Refused(reason(method, answer.status, content.detail), answer.status);
+  throw new Refused(reason(method, answer.status, content?.detail), answer.status);
 }
 
 function reason(method, status, detail) {
@@ -97,7 +98,13 @@ async function showProgress(run, path) {
   announce(describe(nameOf(run), `${done.total_entries} of ${all.total_entries} tasks done`, undone.task_instances));
   const asks = undone.task_instances.some((task) => waitsForAnswer(task));
   const where = `${uiAddress(run.dag_run_id)}/required_actions`;
-  details.replaceChildren(...(asks ? [linkTo(where, "Answer it in Airflow")] : []));
+  offer(asks ? where : "", "Answer it in Airflow");
+}
+
+// A link that is there already stays, as it may have the focus.
+function offer(address, text) {
+  if (address && details.querySelector("a")?.getAttribute("href") === address) return;
+  details.replaceChildren(...(address ? [linkTo(address, text)] : []));
 }
 
 // One run at a time goes on, and none while the DAG is paused.
@@ -106,7 +113,7 @@ async function showQueue(run) {
   const [ahead] = running.dag_runs;
   const why = dag.is_paused ? ": the DAG is paused; resume it in Airflow" : ahead ? ": another run is first" : "";
   announce(`${nameOf(run)} is queued${why}.`);
-  details.replaceChildren(...(ahead ? [linkTo(uiAddress(ahead.dag_run_id), "The run before it")] : []));
+  offer(ahead ? uiAddress(ahead.dag_run_id) : "", "The run before it");
 }
 
 function find(path, states, limit) {
@@ -145,7 +152,9 @@ async function showOutcome(name, tasks) {
     const query = new URLSearchParams({ destination: committed.manifest.replace(/\/manifests\/[^/]*$/, "") });
     const address = `${form.dataset.page}/recipes/${committed.recipe_id}?${query}`;
     announce(`${name} done: ${outcome.words}.`);
-    details.replaceChildren(outcome.refusal, linkTo(address, "Its recipe", "_self"));
+    const refusal = document.createElement("p");
+    refusal.textContent = outcome.refusal;
+    details.replaceChildren(...(outcome.refusal ? [refusal] : []), linkTo(address, "Its recipe", "_self"));
   } else if (answer?.answer === "Reject") {
     announce(`${name} done: ${answer.by} rejected it, so nothing was written and the current packed dataset stays.`);
   } else {

@@ -13,7 +13,8 @@ const ROWS = [
 function predictionTable(predicted) {
   const table = document.createElement("table");
   const every = predicted.sampled_bytes === predicted.bytes;
-  const basis = `Prediction from ${every ? "every record" : "a sample of the raw shards"}`;
+  const limited = every && !predicted.exact ? "; the time limit ended a search" : "";
+  const basis = `Prediction from ${every ? "every record" : "a sample of the raw shards"}${limited}`;
   table.createCaption().textContent = predicted.unchanged ? `${basis}: the packed dataset exists already, a refresh would write nothing` : basis;
   for (const [name, title, written = number] of ROWS) {
     if (predicted[name] === null || predicted[name] === undefined) continue;
