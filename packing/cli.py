@@ -28,6 +28,7 @@ from packing.documents import read_document
 from packing.errors import InputError, RecordError, StowageError, UsageError
 from packing.listing import list_raw_shards
 from packing.options import SIGNING_KEY, make_parser
+from packing.outcome import REFRESHED, RETURNED, UNCHANGED
 from packing.parallel import LOOKUPS, process_pool, serial, threads, tracked
 from packing.pipeline import Refresh, Stages, refresh
 from packing.ports import Storage
@@ -198,9 +199,9 @@ def _dry_run(
 
 def _refresh_rows(outcome: Refresh) -> list[tuple[str, str]]:
     shards, partitions = len(outcome.recipe.shards), len(outcome.recipe.partitions)
-    unchanged = "an earlier packed dataset is current again" if outcome.returned else "nothing changed"
+    unchanged = RETURNED if outcome.returned else UNCHANGED
     return [
-        ("outcome", unchanged if outcome.unchanged else "the packed dataset was refreshed"),
+        ("outcome", unchanged if outcome.unchanged else REFRESHED),
         ("scanned", f"{outcome.shards_scanned} of {shards} raw shards, {shards - outcome.shards_scanned} reused"),
         ("written", f"{outcome.partitions_written} of {partitions} partitions, the others reused"),
         ("manifest", outcome.manifest_uri),

@@ -133,18 +133,23 @@ def _sign(storage: Storage, destination: str, recipe: Recipe, manifest: Manifest
     return key.sign(recipe.recipe_id, content, manifest_bytes(manifest))
 
 
-def point_to(storage: Storage, destination: str, recipe_id: str) -> None:
-    """Let the pointers name this recipe, if they do not yet: one for refreshes, and `latest.json` for people."""
-    if find_latest(storage, destination) != recipe_id:
+def point_to(storage: Storage, destination: str, recipe_id: str) -> str:
+    """Let the pointers name this recipe, if they do not yet: one for refreshes, and `latest.json` for people.
+
+    Gives the recipe that the former named before, as `find_latest` does.
+    """
+    before = find_latest(storage, destination)
+    if before != recipe_id:
         write_cached(storage, _current_uri(destination), {"recipe_id": recipe_id})
     uri = f"{destination}/latest.json"
     content = pretty({"manifest": manifest_uri(destination, recipe_id), "recipe_id": recipe_id})
     try:
         if storage.read(uri) == content:
-            return
+            return before
     except ObjectNotFoundError:
         pass
     storage.write(uri, content)
+    return before
 
 
 def find_latest(storage: Storage, destination: str) -> str:

@@ -15,6 +15,9 @@ PACKED = "stowage.packed"
 MANIFEST = "stowage.manifest"
 """The tag of a recipe run whose packed dataset exists: the URI of the manifest, told once that is stored."""
 
+RECENT_RUNS = 20
+"""Of a destination or a recipe, which are looked through for what was not told or not finished."""
+
 DESCRIPTION = "mlflow.note.content"
 
 _TYPES = {"int64": "long", "float32": "float"}
@@ -62,6 +65,15 @@ def _column(feature: Feature) -> dict[str, object]:
 def destination_of(manifest_uri: str) -> str:
     """The destination below which a manifest is kept."""
     return manifest_uri.rsplit("/", 2)[0]
+
+
+def recipe_runs(tracker: Tracker, recipe_id: str, **places: str) -> list[TrackedRun]:
+    """Of the newest runs of the recipe, those whose params name these places, newest first.
+
+    Compared here, as MLflow cannot look for each name that a place may have.
+    """
+    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, limit=RECENT_RUNS)
+    return [run for run in found.runs if places.items() <= run.params.items()]
 
 
 def find_recipe_run(tracker: Tracker, recipe_id: str, manifest_uri: str) -> TrackedRun | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from packing.admission import admit
-from packing.commit import commit, find_current, find_latest, find_listed, manifest_uri, point_to, remember_listing
+from packing.commit import commit, find_current, find_listed, manifest_uri, point_to, remember_listing
 from packing.errors import UsageError
 from packing.listing import list_raw_shards
 from packing.parallel import Progress, StageMap, tracked
@@ -114,8 +114,7 @@ def refresh(
 def _unchanged(
     storage: Storage, destination: str, recipe: Recipe, manifest: Manifest, *, shards_scanned: int = 0
 ) -> Refresh:
-    returned = find_latest(storage, destination) not in {"", recipe.recipe_id}
-    point_to(storage, destination, recipe.recipe_id)
+    before = point_to(storage, destination, recipe.recipe_id)
     return Refresh(
         recipe,
         manifest,
@@ -123,7 +122,7 @@ def _unchanged(
         unchanged=True,
         shards_scanned=shards_scanned,
         partitions_written=0,
-        returned=returned,
+        returned=before not in {"", recipe.recipe_id},
     )
 
 

@@ -90,7 +90,7 @@ def predict(
     if listed and len(listed[0].rejected) <= max_rejected:
         return _unchanged(*listed, shards, time.monotonic() - started, price_per_hour)
     store = Overlay(storage)
-    request = Request(destination, parameters, workers, solvers, max_rejected, time_limit, sample_bytes)
+    request = Request(destination, parameters, solvers, max_rejected, time_limit, sample_bytes)
     survey = look(store, lookups, shards, request)
     if survey.exact and (
         current := find_current(store, destination, dataset_input_id(parameters, contents_of(survey.whole)))

@@ -22,12 +22,11 @@ Value = TypeVar("Value")
 class Request:
     """The refresh that is to be foreseen, from at most `sample_bytes` of raw data.
 
-    It scans and writes with `workers` at a time, and solves so many partitions at a time as there are `solvers`.
+    It solves so many partitions at a time as there are `solvers`.
     """
 
     destination: str
     parameters: Parameters
-    workers: int
     solvers: int
     max_rejected: int
     time_limit: float | None

@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from packing.commit import find_written, manifest_uri
 from packing.errors import InputError, ObjectNotFoundError, StowageError, TrackerRefusedError, TrackingError
 from packing.jsonio import digest
-from packing.lineage import DESCRIPTION, MANIFEST, PACKED, RECIPES, find_recipe_run, packed_dataset, raw_dataset
+from packing.lineage import (
+    DESCRIPTION,
+    MANIFEST,
+    PACKED,
+    RECENT_RUNS,
+    RECIPES,
+    find_recipe_run,
+    packed_dataset,
+    raw_dataset,
+    recipe_runs,
+)
 from packing.manifest import manifest_bytes, read_manifest
 from packing.ports import Metric, Run, Storage, TrackedRun, Tracker
 from packing.recipe import recipe_bytes, recipe_uri
@@ -39,9 +49,6 @@ RETURNED = "stowage.returned."
 
 ALIAS = "stowage.alias"
 """The tag of a recipe run that the tracker `refused` to make current, or that it then `set`."""
-
-RECENT_RUNS = 20
-"""Of a destination or a recipe, which are looked through for what was not told or not finished."""
 
 
 def track_recipe(
@@ -100,9 +107,7 @@ def track_recipe(
 
 def _find_open_run(tracker: Tracker, recipe_id: str, source: str, destination: str) -> Run | None:
     """The recipe's newest run between these places, if it was recorded in full and no packed dataset came of it yet."""
-    places = {"source": source, "destination": destination}
-    runs = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id}, limit=RECENT_RUNS).runs
-    newest = next((run for run in runs if places.items() <= run.params.items()), None)
+    newest = next(iter(recipe_runs(tracker, recipe_id, source=source, destination=destination)), None)
     if newest and newest.status == "FINISHED" and MANIFEST not in newest.tags:
         return tracker.open_run(newest.run_id)
     return None

@@ -139,7 +139,6 @@ def record_answer(tracker: Tracker, recipe_id: str, destination: str, answer: st
 
 
 def _newest_run(tracker: Tracker, recipe_id: str, destination: str) -> TrackedRun | None:
-    from packing.lineage import RECIPES
+    from packing.lineage import recipe_runs
 
-    found = tracker.find_runs(RECIPES, params={"recipe_id": recipe_id, "destination": destination}, limit=1)
-    return found.runs[0] if found.runs else None
+    return next(iter(recipe_runs(tracker, recipe_id, destination=destination)), None)

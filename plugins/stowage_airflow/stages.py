@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from packing.errors import SecretError, UsageError
+from packing.outcome import REFRESHED, RETURNED, UNCHANGED
 from packing.ports import NOTHING
 from stowage_airflow.connections import SIGNING_CONNECTION, open_storage, open_tracker, signing_key, task_errors
 from stowage_airflow.groups import balanced_groups
@@ -35,10 +36,6 @@ PARAMETERS = (
 )
 REPORTED = ("sequences", "packs", "gap", "packing_efficiency", "packing_factor")
 """What of a recipe's statistics the commit returns, and the asset's event carries."""
-
-REFRESHED = "the packed dataset was refreshed"
-RETURNED = "an earlier packed dataset is current again"
-UNCHANGED = "nothing changed"
 
 
 @dataclass(frozen=True)

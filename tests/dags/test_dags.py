@@ -17,7 +17,7 @@ from packing.recipe import read_recipe, recipe_uri
 from packing.signing import check_signature
 from packing.verify import require, verify_dataset
 from tests.builders import random_sizes, raw_shard
-from tests.dags.conftest import REPOSITORY, Airflow
+from tests.dags.conftest import Airflow
 from tests.dags.recording import configured, sent
 from tests.packing.test_signing import KEY, OWN, private_pem, secrets_of
 
@@ -191,7 +191,7 @@ def test_a_return_to_an_earlier_dataset_is_an_event_and_a_notice(
 ) -> None:
     source, destination = airflow.environment["STOWAGE_SOURCE"], airflow.environment["STOWAGE_DESTINATION"]
     upload(storage, source, count=3)
-    airflow = Airflow({**airflow.environment, "STOWAGE_NOTIFY": configured(tmp_path / "sent")})
+    airflow = notifying(airflow, tmp_path / "sent")
     (first,) = airflow.run((REFRESH, OPTIONS))
     withdrawn = storage.read(f"{source}/part-2")
     storage.delete(f"{source}/part-2")
@@ -250,8 +250,7 @@ def test_openlineage_is_told_of_raw_and_packed_data(airflow: Airflow, storage: S
 
 def notifying(airflow: Airflow, file: Path) -> Airflow:
     """The same, with notices to this file."""
-    path = f"{airflow.environment['PYTHONPATH']}:{REPOSITORY}"
-    return Airflow({**airflow.environment, "PYTHONPATH": path, "STOWAGE_NOTIFY": configured(file)})
+    return Airflow({**airflow.environment, "STOWAGE_NOTIFY": configured(file)})
 
 
 def test_a_recipe_that_differs_too_much_waits_for_a_person(

@@ -33,9 +33,7 @@ def add(storage: CountingStorage, contents: dict[str, bytes]) -> None:
 
 def survey(storage: CountingStorage, sample_bytes: int, parameters: Parameters = SMALL) -> tuple[Survey, Outlook]:
     """What is looked at, and what is estimated from it."""
-    request = Request(
-        "/out", parameters, workers=2, solvers=2, max_rejected=0, time_limit=None, sample_bytes=sample_bytes
-    )
+    request = Request("/out", parameters, solvers=2, max_rejected=0, time_limit=None, sample_bytes=sample_bytes)
     found = look(Overlay(storage), serial(storage), list_raw_shards(storage, "/raw"), request)
     assert not found.exact
     return found, estimate(serial(storage), found, request)

@@ -73,7 +73,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Current:
-    """The recipe to which the last refresh of a destination led."""
+    """The recipe at which the alias `current` of a destination is."""
 
     recipe_id: str
     destination: str
